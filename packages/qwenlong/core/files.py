@@ -1,0 +1,241 @@
+"""Files that are whole or absent: everything is written beside its target and renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from qwenlong.core.errors import DataError, QwenlongError
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a path beside `path`; on success it is flushed to disk and renamed to `path`, on any failure removed.
+
+    Raises QwenlongError naming the file when the disk is full.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = _beside(target)
+    try:
+        yield partial
+        _fsync(partial)
+        os.replace(partial, target)
+    except OSError as error:
+        raise _explain(error, target) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a fresh directory beside `path`; on success it replaces `path`, on any failure it is removed."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = _beside(target)
+    partial.mkdir()
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _fsync(file)
+        if target.exists():
+            # A directory cannot be replaced in one call: the old one is moved aside, then removed.
+            aside = _beside(target)
+            os.replace(target, aside)
+            os.replace(partial, target)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(partial, target)
+    except OSError as error:
+        raise _explain(error, target) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _explain(error: OSError, target: Path) -> Exception:
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return QwenlongError(
+            f"cannot write {target}: {error.strerror}; nothing was left half-written. "
+            "Free space on that file system, or set run.results to another one, and run the same command again"
+        )
+    return error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` atomically."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def dump_json(value: Any) -> str:
+    """Return canonical JSON: sorted keys, two spaces, one final newline."""
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write canonical JSON atomically."""
+    write_text(path, dump_json(value))
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file. Raises DataError naming the file and the position when it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON (line {error.lineno}: {error.msg}); make it anew") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; check the path, or run the stage that writes it") from error
+
+
+def write_jsonl(path: str | os.PathLike[str], records: Iterable[BaseModel | dict[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8") as stream:
+        for record in records:
+            value = record.model_dump(mode="json") if isinstance(record, BaseModel) else record
+            stream.write(json.dumps(value, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: str | os.PathLike[str], kind: type[RecordT]) -> list[RecordT]:
+    """Read JSON lines as records. Raises DataError naming file, line and field."""
+    records = []
+    try:
+        with Path(path).open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    records.append(_validated(kind, line, f"{path}, line {number}"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; check the path, or run the stage that writes it") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}); convert it first") from error
+    return records
+
+
+def _validated(kind: type[RecordT], line: str, where: str) -> RecordT:
+    try:
+        return kind.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the line"
+        raise DataError(
+            f"{where}: {key} = {str(first.get('input'))[:80]!r}: {first['msg']}; mend the record, or make the file anew"
+        ) from error
+
+
+_ARROW = {str: "string", int: "int64", float: "double", bool: "bool"}
+
+
+def _arrow_type(annotation: Any) -> str | None:
+    """Arrow's name for a scalar field's type; None for a nested field, which is stored as JSON text."""
+    if get_origin(annotation) is Literal:
+        return "string"
+    return _ARROW.get(annotation)
+
+
+def write_parquet(path: str | os.PathLike[str], records: Iterable[BaseModel], kind: type[BaseModel]) -> None:
+    """Write records to Parquet, atomically and byte for byte the same for the same records.
+
+    Scalars keep their type, nested fields become JSON text (`read_parquet` undoes it); an empty list gives an
+    empty table with the same columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [record.model_dump(mode="json") for record in records]
+    columns: dict[str, Any] = {}
+    for name, field in kind.model_fields.items():
+        arrow = _arrow_type(field.annotation)
+        values = [row[name] for row in rows]
+        if arrow is None:
+            # The same schema for every data set, whatever its nested fields hold.
+            values = [json.dumps(value, sort_keys=True, ensure_ascii=False) for value in values]
+        columns[name] = pa.array(values, type=pa.type_for_alias(arrow or "string"))
+    with atomic_file(path) as partial:
+        pq.write_table(pa.table(columns), partial, compression="zstd")
+
+
+def read_parquet(path: str | os.PathLike[str], kind: type[RecordT]) -> list[RecordT]:
+    """Read records written by `write_parquet`. Raises DataError naming file, row and field."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; check the path, or run the stage that writes it") from error
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is not a Parquet file ({error}); remove it and run its stage again") from error
+    records = []
+    for number, row in enumerate(rows):
+        for name, field in kind.model_fields.items():
+            if _arrow_type(field.annotation) is None and isinstance(row.get(name), str):
+                row[name] = json.loads(row[name])
+        records.append(_validated(kind, json.dumps(row), f"{path}, row {number}"))
+    return records
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_path(path: str | os.PathLike[str]) -> str:
+    """Return a digest of a file, or of a directory's file names and bytes (hidden files and sidecars left out)."""
+    root = Path(path)
+    if root.is_file():
+        return sha256_file(root)
+    if not root.is_dir():
+        raise DataError(f"{root} does not exist; check the path, or run the stage that writes it")
+    state = hashlib.sha256()
+    for file in sorted(p for p in root.rglob("*") if p.is_file()):
+        name = file.relative_to(root).as_posix()
+        if name.startswith(".") or name.endswith("provenance.json"):
+            continue
+        state.update(f"{name}\0{sha256_file(file)}\n".encode())
+    return state.hexdigest()
+
+
+def digest_value(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def code_digest(*packages: str) -> str:
+    """Return a digest of the sources of `qwenlong.<package>` for each name (templates included), `core` always.
+
+    Rules carry it as a parameter, so that a change of code reruns what it touches and nothing else.
+    """
+    root = Path(__file__).resolve().parents[1]
+    state = hashlib.sha256()
+    for package in sorted({"core", *packages}):
+        folder = root.joinpath(*package.split("."))
+        if not folder.is_dir():
+            raise QwenlongError(f"no package qwenlong.{package} to digest; name a folder under {root.name}/")
+        for file in sorted(folder.rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith("."):
+                state.update(f"{file.relative_to(root).as_posix()}\0{sha256_file(file)}\n".encode())
+    return state.hexdigest()[:16]
