@@ -138,8 +138,13 @@ class SelectionConfig(Section):
     require_robust: bool = False
     """Contextual robustness check: drop samples whose pass@k is zero with more irrelevant documents.
     A weak base model would lose everything, hence a setting; what was measured is recorded in any case."""
+    robust_documents: Annotated[int, Field(ge=1)] = 2
+    """Irrelevant documents added for the contextual robustness check. [assumed]"""
     solved_above: Annotated[float, Field(gt=0, le=1)] = 0.99
     """Mean reward from which a sample counts as solved and leaves the next stage's data. [assumed]"""
+    carry_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the unsolved samples of earlier stages that a stage carries along, drawn with weights of the inverse
+    mean reward. [assumed]"""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Output limit when the base model is scored."""
 

@@ -12,18 +12,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-#: Stage: distributions that it needs. The extra in pyproject has the stage's name.
+#: Stage: distributions that it needs, as in the extras of pyproject.
 STAGES: dict[str, tuple[str, ...]] = {
     "workflow": ("snakemake", "mlflow"),
-    "corpus": ("pyarrow", "pandas"),
-    "synthesis": ("pyarrow", "duckdb", "networkx", "tokenizers"),
+    "corpus": ("pyarrow", "docutils"),
+    "synthesis": ("pyarrow", "pandas", "duckdb", "networkx", "tokenizers"),
     "rewards": ("httpx",),
     "inference": ("torch", "transformers", "safetensors"),
-    "training": ("torch", "transformers", "verl", "ray", "tensordict"),
+    "training": ("torch", "transformers", "verl", "ray", "tensordict", "transferqueue", "cachetools"),
     "checkpoints": ("torch", "safetensors"),
     "memory_agent": ("httpx", "tokenizers"),
     "evaluation": ("pyarrow", "httpx"),
-    "audit": ("pyarrow", "jinja2"),
+    "audit": ("pyarrow", "pandas", "plotly", "jinja2"),
 }
 _OTHERS = ("vllm", "dvc", "rich", "typer", "pydantic")
 

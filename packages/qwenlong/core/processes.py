@@ -9,114 +9,44 @@ Nothing is ever ended by its name, and nothing whose owner lives.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import hashlib
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwenlong.core.errors import QwenlongError
 from qwenlong.core.files import write_json
 from qwenlong.core.logs import command_line
+from qwenlong.core.ownership import VARIABLE, Identity, held_since, host, join, lock, mark, parse_mark, run_digest
 
 if TYPE_CHECKING:
     import psutil
 
-VARIABLE = "QWENLONG_RUN"
+__all__ = [
+    "VARIABLE",
+    "Identity",
+    "end_survivors",
+    "guard",
+    "host",
+    "join",
+    "lock",
+    "mark",
+    "protect",
+    "register",
+    "run_digest",
+    "survivors",
+    "terminate_as_exit",
+]
+
 #: Seconds that survivors have between SIGTERM and SIGKILL, and after SIGKILL.
 GRACE = 15.0
-_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-# File descriptors of the locks that this process holds for life; never closed, never inherited (O_CLOEXEC).
-_HELD: dict[Path, int] = {}
-
-
-@dataclass(frozen=True)
-class Identity:
-    """A process, told apart from any later one with the same pid."""
-
-    pid: int
-    start: str
-    """Kernel's start time in clock ticks and the boot it belongs to: the wall clock may be set, ticks cannot."""
-
-    @classmethod
-    def of(cls, pid: int) -> Identity | None:
-        """Return the identity of a live process; None for one that is dead, a zombie, or unknown."""
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except FileNotFoundError:
-            return None if Path("/proc/self/stat").exists() else cls._portable(pid)
-        except (ProcessLookupError, PermissionError):
-            return None
-        # Fields after the name: state is the first, start time the twentieth.
-        return None if fields[0] in "ZXx" else cls(pid, f"{fields[19]}@{_boot()}")
-
-    @classmethod
-    def _portable(cls, pid: int) -> Identity | None:
-        import psutil
-
-        try:
-            process = psutil.Process(pid)
-            dead = process.status() == psutil.STATUS_ZOMBIE
-            return None if dead else cls(pid, f"{process.create_time():.2f}")
-        except psutil.Error:
-            return None
-
-    @classmethod
-    def own(cls) -> Identity:
-        """Return the identity of this process."""
-        found = cls.of(os.getpid())
-        assert found is not None
-        return found
-
-    def alive(self) -> bool:
-        """Tell whether this very process still runs."""
-        return Identity.of(self.pid) == self
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-    except OSError:
-        return "boot"
-
-
-def host() -> str:
-    """Return this machine's name, as recorded beside process ids."""
-    return socket.gethostname()
-
-
-def run_digest(results: str | Path) -> str:
-    """Return the digest of the resolved results folder, which its processes carry."""
-    return hashlib.sha256(str(Path(results).resolve()).encode()).hexdigest()[:16]
-
-
-def _parse(value: str | None) -> tuple[str, Identity] | None:
-    parts = (value or "").split(":")
-    if len(parts) != 3 or not parts[1].isdigit():
-        return None
-    return parts[0], Identity(int(parts[1]), parts[2])
-
-
-def join(results: str | Path) -> Identity:
-    """Make this process, and all it starts from now on, part of the run on `results`; return the run's owner.
-
-    The owner is the one inherited (the main snakemake) while it lives, else this process.
-    """
-    inherited = _parse(os.environ.get(VARIABLE))
-    if inherited and inherited[0] == run_digest(results) and inherited[1].alive():
-        return inherited[1]
-    own = Identity.own()
-    os.environ[VARIABLE] = f"{run_digest(results)}:{own.pid}:{own.start}"
-    return own
+#: Seconds between two looks at a command's descendants.
+WATCH = 2.0
 
 
 @contextlib.contextmanager
@@ -142,94 +72,67 @@ def terminate_as_exit() -> Iterator[None]:
 
 @contextlib.contextmanager
 def register(results: str | Path, name: str) -> Iterator[None]:
-    """Record this process in `<results>/state/processes` while the block runs; every long command does.
+    """Record this process and its descendants in `<results>/state/processes` while the block runs.
 
-    Joins the run (see `join`), and turns SIGTERM into an orderly exit.
+    Every long command does. Joins the run (see `join`), and turns SIGTERM into an orderly exit.
     """
     import psutil
 
-    join(results)
-    own = Identity.own()
-    file = Path(results) / "state" / "processes" / f"{own.pid}.json"
+    owner, own = join(results), Identity.own()
     record = {
         "pid": own.pid,
         "start": own.start,
         "create_time": psutil.Process().create_time(),
+        "owner": [owner.pid, owner.start],
         "name": name,
         "host": host(),
         "command": command_line(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "descendants": [],
     }
-    write_json(file, record)
+    watch = _Watch(Path(results) / "state" / "processes" / f"{own.pid}.json", record)
     with terminate_as_exit():
         try:
+            watch.start()
             yield
         finally:
-            file.unlink(missing_ok=True)
+            watch.end()
 
 
-def lock(path: str | Path, what: str, on: str | Path, **note: str) -> None:
-    """Take an exclusive lock on a file until this process ends, however it ends. A second call here is a no-op.
+class _Watch(threading.Thread):
+    """Keeps a record's list of descendants up to date.
 
-    `note` is stored with the holder's pid and start. Raises QwenlongError `another {what} (pid N, since T) works on
-    {on}` when another live process holds it.
+    Programs that write their title over their environment (Ray's workers and agents do) cannot be told by it later,
+    and once their parent is gone nothing else leads to them.
     """
-    file = Path(path).resolve()
-    if file in _HELD:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        _flock(descriptor)
-    except OSError as error:
-        holder = _holder(descriptor)
-        unsupported = error.errno in _UNSUPPORTED
-        if error.errno != errno.EWOULDBLOCK and not unsupported:
-            os.close(descriptor)
-            raise
-        # A file system without locks (some cluster mounts): the record is all there is.
-        if not unsupported or _holder_lives(holder):
-            os.close(descriptor)
-            raise _refusal(what, holder, on) from None
-        print(f"warning: {file.parent} has no file locks; start one {what} at a time", file=sys.stderr)
-    own = Identity.own()
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    record = {"pid": own.pid, "start": own.start, "since": since, "host": host(), **note}
-    # Written in place: a renamed file would be another file, with another lock.
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(record).encode(), 0)
-    _HELD[file] = descriptor
 
+    def __init__(self, file: Path, record: dict[str, Any]) -> None:
+        super().__init__(name="qwenlong-register", daemon=True)
+        self._file, self._record = file, record
+        self._over = threading.Event()
 
-def _flock(descriptor: int) -> None:
-    # Another run's look at this lock (`_held_since`) holds it for an instant, a dying process for a little more.
-    for remaining in reversed(range(10)):
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not remaining:
-                raise
-            time.sleep(0.1)
+    def start(self) -> None:
+        write_json(self._file, self._record)
+        super().start()
 
+    def run(self) -> None:
+        import psutil
 
-def _holder(descriptor: int) -> dict[str, Any]:
-    try:
-        value = json.loads(os.pread(descriptor, 4096, 0))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        while not self._over.wait(WATCH):
+            # A full disk, or a process that ends meanwhile, is no reason to end the work.
+            with contextlib.suppress(psutil.Error, OSError, QwenlongError):
+                below = [Identity.of(p.pid) for p in psutil.Process().children(recursive=True)]
+                found = [[i.pid, i.start] for i in below if i is not None]
+                if found != self._record["descendants"]:
+                    self._record["descendants"] = found
+                    write_json(self._file, self._record)
 
-
-def _holder_lives(holder: dict[str, Any]) -> bool:
-    if holder.get("host") != host() or not isinstance(holder.get("pid"), int):
-        return False
-    return Identity(holder["pid"], str(holder.get("start"))).alive()
-
-
-def _refusal(what: str, holder: dict[str, Any], on: str | Path) -> QwenlongError:
-    elsewhere = f" on {holder['host']}" if holder.get("host") not in (None, host()) else ""
-    who = f"pid {holder.get('pid', 'unknown')}{elsewhere}, since {holder.get('since', 'just now')}"
-    return QwenlongError(f"another {what} ({who}) works on {on}; wait for it or stop it")
+    def end(self) -> None:
+        """Stop, and remove the record."""
+        self._over.set()
+        if self.is_alive():
+            self.join()
+        self._file.unlink(missing_ok=True)
 
 
 def guard(results: str | Path, workdir: str | Path) -> None:
@@ -241,35 +144,44 @@ def guard(results: str | Path, workdir: str | Path) -> None:
     """
     state = Path(results) / "state"
     lock(state / "snakemake.lock", "snakemake", results)
-    owner = Identity.own()
-    os.environ[VARIABLE] = f"{run_digest(results)}:{owner.pid}:{owner.start}"
+    os.environ[VARIABLE] = mark(results, Identity.own())
     end_survivors(results)
     _clean_register(state / "processes")
     _remove_stale_locks(Path(workdir) / ".snakemake", Path(results))
 
 
 def survivors(results: str | Path) -> list[psutil.Process]:
-    """Return live processes of runs on `results` whose owner is dead, with all their descendants."""
+    """Return live processes of runs on `results` whose owner is dead: by their mark, by record, and all below them."""
     import psutil
 
-    digest, alive = run_digest(results), {}
+    digest = run_digest(results)
+    alive: dict[Identity, bool] = {}
     own = psutil.Process()
     spared = {own.pid, *(p.pid for p in own.parents())}
     found: dict[int, psutil.Process] = {}
+    recorded = set(_recorded(Path(results) / "state" / "processes"))
     for process in psutil.process_iter():
-        if process.pid in spared:
-            continue
         # Other users' processes and those that end meanwhile cannot be read, and are not ours.
         with contextlib.suppress(psutil.Error, OSError):
-            mark = _parse(process.environ().get(VARIABLE))
-            if mark is None or mark[0] != digest or process.status() == psutil.STATUS_ZOMBIE:
+            identity = Identity.of(process.pid)
+            if identity is None or process.pid in spared:
                 continue
-            if mark[1] not in alive:
-                alive[mark[1]] = mark[1].alive()
-            if not alive[mark[1]]:
+            dead = identity in recorded
+            if not dead and (found_mark := parse_mark(process.environ().get(VARIABLE))) and found_mark[0] == digest:
+                dead = not alive.setdefault(found_mark[1], found_mark[1].alive())
+            if dead:
                 found[process.pid] = process
                 found |= {p.pid: p for p in process.children(recursive=True) if p.pid not in spared}
     return [found[pid] for pid in sorted(found)]
+
+
+def _recorded(folder: Path) -> Iterator[Identity]:
+    """Yield what commands whose run is dead have recorded: themselves and their descendants."""
+    for _, record in _records(folder):
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            if record["host"] == host() and not Identity(*record["owner"]).alive():
+                yield Identity(record["pid"], record["start"])
+                yield from (Identity(*pair) for pair in record["descendants"])
 
 
 def end_survivors(results: str | Path) -> list[int]:
@@ -364,9 +276,7 @@ def _remove_stale_locks(folder: Path, results: Path) -> None:
     lock(runs / f"{run_digest(results)}.lock", "snakemake", results, results=str(ours))
     dead, live = {ours}, []
     for file in runs.glob("*.lock"):
-        if file.resolve() in _HELD:
-            continue
-        since, where = _held_since(file)
+        since, where = held_since(file)
         if since is not None:
             live.append(since)
         elif where is not None:
@@ -377,17 +287,6 @@ def _remove_stale_locks(folder: Path, results: Path) -> None:
             named = any(path.is_relative_to(run) for path in paths for run in dead)
             if named or all(file.stat().st_mtime < since for since in live):
                 file.unlink()
-
-
-def _held_since(file: Path) -> tuple[float | None, Path | None]:
-    """Return when the lock was taken, None if nobody holds it; and the results folder that its holder works on."""
-    with file.open("rb") as stream:
-        where = _holder(stream.fileno()).get("results")
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return file.stat().st_mtime, Path(where) if where else None
-    return None, Path(where) if where else None
 
 
 def protect(workflow: Any, results: str | Path) -> None:

@@ -18,7 +18,8 @@ from qwenlong.core.config import Config
 from qwenlong.core.errors import DataError, QwenlongError
 from qwenlong.core.files import code_digest, read_json, write_json
 from qwenlong.core.logs import command_line, get, redact, redact_text
-from qwenlong.core.processes import Identity, host, join, terminate_as_exit
+from qwenlong.core.ownership import Identity, host, join
+from qwenlong.core.processes import terminate_as_exit
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from qwenlong.core.config import StageConfig
+from qwenlong.core.config import AEPOConfig, StageConfig
 from qwenlong.training import advantages, aepo, clipping, losses
 
 
@@ -104,7 +104,7 @@ def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | No
     removed = (keep == 0) & tokens
     metrics["clipping/token_share"] = float(removed.sum() / tokens.sum())
 
-    token_weight = _token_weights(lengths, groups)
+    token_weight = losses.surviving_token_weights(lengths, groups).to(torch.float64)
     scaled = (advantage.unsqueeze(1) * token_weight.unsqueeze(1) * keep).to(torch.float32)
     _split(scaled, [members[name] for name in kept], mask, weights)
     metrics |= _describe(rewards, advantage, lengths, groups, tasks)
@@ -112,37 +112,19 @@ def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | No
     return Plan(weights, metrics)
 
 
-def _masks(config: object, controller: aepo.EntropyController, entropy: float) -> bool:
-    from qwenlong.core.config import AEPOConfig
-
-    assert isinstance(config, AEPOConfig)
+def _masks(config: AEPOConfig, controller: aepo.EntropyController, entropy: float) -> bool:
     if config.variant == "released":
         return config.low < entropy < config.high
     return controller.masking
 
 
 def _alive(
-    config: object, controller: aepo.EntropyController, entropy: float, advantage: Tensor, rewards: Tensor
+    config: AEPOConfig, controller: aepo.EntropyController, entropy: float, advantage: Tensor, rewards: Tensor
 ) -> Tensor:
-    from qwenlong.core.config import AEPOConfig
-
-    assert isinstance(config, AEPOConfig)
     if config.variant == "released":
         return aepo.keep_rows(advantage, entropy, config.low, config.high, rewards)
     masking = controller.update(entropy)
     return ~((advantage < 0) & masking)
-
-
-def _token_weights(lengths: Tensor, groups: Sequence[str]) -> Tensor:
-    """Eq. 4's factor per trajectory; groups emptied by `denominator: surviving` get 0."""
-    tokens: dict[str, int] = defaultdict(int)
-    for name, length in zip(groups, lengths.tolist(), strict=True):
-        tokens[name] += int(length)
-    live = [i for i, name in enumerate(groups) if tokens[name] > 0]
-    weights = torch.zeros(len(groups), dtype=torch.float64)
-    if live:
-        weights[live] = losses.group_token_weights(lengths[live], [groups[i] for i in live]).to(torch.float64)
-    return weights
 
 
 def _join(members: Sequence[Sequence[int]], values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,8 @@ from qwenlong.core.seeds import derive
 from qwenlong.training.verl_plugin.checkpoint import latest, step_of
 
 MODULES = "qwenlong.training.verl_plugin.register"
+#: Workers that import verl ahead of the actors that will live in them: rollout server, agent loop, load balancer.
+WARM_WORKERS = 2
 CPU_PLATFORM = "qwenlong.training.cpu_platform.platform"
 
 
@@ -31,7 +33,10 @@ def environment(config: Config) -> dict[str, str]:
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
         "TOKENIZERS_PARALLELISM": "false",
         "WANDB_MODE": "disabled",
+        "TQ_NUM_THREADS": str(min(8, os.cpu_count() or 1)),
         "PYTHONHASHSEED": "0",
+        # verl warns about each engine that is not installed, in every process.
+        "PYTHONWARNINGS": "ignore::UserWarning",
         "VERL_LOGGING_LEVEL": os.environ.get("VERL_LOGGING_LEVEL", "WARNING"),
     }
     if cpu:
@@ -280,6 +285,22 @@ def train(stage: Stage, run: Any) -> dict[str, Any]:
     return stage.export()
 
 
+def _import_verl_remote() -> Any:
+    """Return a Ray task that imports what the rollout server and the agent loop need.
+
+    A worker process that ran it is idle afterwards and becomes one of these actors without importing anything.
+    verl starts its actors one after the other, each importing for some 7 s on one core, so imports that run ahead on
+    the other core shorten the start (measured in benchmarks/rl_startup.md).
+    """
+    import ray
+
+    @ray.remote(num_cpus=1, max_retries=0)
+    def import_verl() -> None:
+        import qwenlong.training.verl_plugin.trainer  # noqa: F401
+
+    return import_verl
+
+
 def _run(config: Any, variables: dict[str, str]) -> None:
     import ray
     from omegaconf import OmegaConf
@@ -299,11 +320,16 @@ def _run(config: Any, variables: dict[str, str]) -> None:
         init = {"runtime_env": init["runtime_env"], "address": address}
     else:
         init["_temp_dir"] = _short_temporary_folder()
+        # verl leaves a lock file per checkpoint in the temporary folder; this one is removed at the end.
+        variables["TMPDIR"] = init["_temp_dir"]
     ray.init(log_to_driver=True, **init)
+    import_verl = _import_verl_remote()
+    warm = [import_verl.remote() for _ in range(WARM_WORKERS)] if not address else []
     try:
         # The runner's own class, in this process: as a Ray actor it would import everything once more.
         runner = TaskRunnerV1.__ray_metadata__.modified_class()
         runner.run(config)
+        del warm
     finally:
         ray.shutdown()
         if not address:

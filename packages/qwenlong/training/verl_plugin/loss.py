@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from verl.trainer.ppo.core_algos import register_policy_loss
 
+from qwenlong.training.losses import policy_gradient
+
 NAME = "qwenlong_group_token"
 
 
@@ -27,11 +29,9 @@ def group_token_loss(
     `advantages` carries w = A_i / (groups × tokens of the group) (`training.batch.plan`), which sums over the whole
     batch, so micro-batches add up; the factor undoes FSDP's mean over ranks. The ratio ρ is 1 in value on-policy.
     """
-    mask = response_mask.to(torch.bool)
-    # Positions outside the mask may hold anything: they leave before the exponential, so no NaN reaches a gradient.
-    ratio = torch.where(mask, log_prob - old_log_prob, torch.zeros_like(log_prob)).exp()
-    weight = torch.where(mask, advantages, torch.zeros_like(advantages))
     dp_size = config.global_batch_info.get("dp_size", 1) if config is not None else 1
-    loss = -(ratio * weight).sum() * dp_size
-    deviation = (ratio.detach() - 1).abs().max() if mask.any() else torch.zeros(())
+    loss = policy_gradient(log_prob, old_log_prob, advantages, torch.ones(len(advantages)), response_mask) * dp_size
+    with torch.no_grad():
+        mask = response_mask.to(torch.bool)
+        deviation = (log_prob - old_log_prob)[mask].exp().sub(1).abs().max() if mask.any() else torch.zeros(())
     return loss, {"actor/ratio_deviation": deviation.item()}
