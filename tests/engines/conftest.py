@@ -11,7 +11,7 @@ from qwenlong.core.records import TASKS, Document, Sample
 
 CONFIG = """\
 run: {{name: engines, results: {results}, seed: 3}}
-base: {{window: 1024, nano: {{vocabulary: 300, hidden_size: 32, layers: 1, heads: 2, kv_heads: 1, experts: 2, expert_size: 32}}}}
+base: {{window: 1024, nano: {{vocabulary: 300}}}}
 training:
   max_input_tokens: 700
   max_output_tokens: 16

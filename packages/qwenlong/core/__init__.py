@@ -1,0 +1,1 @@
+"""Records, configuration, files, prompts, tracking: what every stage shares. No torch."""

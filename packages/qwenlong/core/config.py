@@ -57,7 +57,8 @@ class TrackingConfig(Section):
     enabled: bool = True
     """Whether runs are tracked; without it provenance files are still written."""
     uri: str | None = None
-    """MLflow tracking address; none: a SQLite store in the results folder. Credentials belong in MLFLOW_TRACKING_USERNAME and _PASSWORD."""
+    """MLflow tracking address; none: a SQLite store in the results folder. Credentials belong in the environment
+    (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), never here."""
 
 
 class CorpusConfig(Section):
@@ -77,20 +78,20 @@ class CorpusConfig(Section):
     )
     """Names in the registry; together they should cover the five categories."""
     max_documents_per_source: Annotated[int, Field(ge=1)] | None = None
-    """Upper bound per source, chosen by seed; none: all."""
+    """Upper bound per source, chosen by seed; of sections when documents are split; none: all."""
     section_characters: Annotated[int, Field(ge=200)] | None = None
     """Split documents at headings and paragraphs into sections of at most so many characters; none: whole documents.
     A model with a window of a few hundred tokens needs sections."""
     min_characters: Annotated[int, Field(ge=1)] = 200
     """Shorter documents are dropped."""
     max_repetition: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Largest share of duplicate lines."""
+    """Largest share of characters in lines that repeat an earlier line."""
     max_symbol_share: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Largest share of characters that are neither letters, digits nor white space."""
     near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Jaccard similarity of 5-gram shingles above which a document is a near duplicate."""
     judge_filter: bool = False
-    """Also ask an LLM judge for quality (needs llm.judge)."""
+    """Also ask llm.generator whether a document is fit (SPEC: rule filters plus LLM-judge filters)."""
 
 
 class SynthesisConfig(Section):

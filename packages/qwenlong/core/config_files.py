@@ -49,7 +49,9 @@ def _ablation(name: str, file: Path) -> dict[str, Any]:
         if candidate.is_file():
             values = yaml.safe_load(candidate.read_text(encoding="utf-8"))
             return validate(AblationRow, values, candidate).model_dump(exclude_unset=True, mode="json")
-    raise ConfigError(f"{file}: ablations.rows = {name!r}: no such file beside it or from here; configs/ablations has them")
+    raise ConfigError(
+        f"{file}: ablations.rows = {name!r}: no such file beside it or from here; configs/ablations has them"
+    )
 
 
 def validate(kind: type[Any], values: Any, file: Path) -> Any:

@@ -1,4 +1,4 @@
-"""The records that stages hand to each other. Unknown keys are refused; see docs/records.md for the files they live in."""
+"""The records that stages hand to each other. Unknown keys are refused."""
 
 from __future__ import annotations
 

@@ -47,9 +47,7 @@ def stage(
         processes.register(Path(settings.run.results), label),
         tracking.stage(settings, label, resolved.model_dump(mode="json")) as run,
     ):
-        work = launch.Stage(
-            label, settings, resolved, samples=samples, documents=documents, model=model, out=out
-        )
+        work = launch.Stage(label, settings, resolved, samples=samples, documents=documents, model=model, out=out)
         summary = launch.train(work, run)
         provenance.sidecar(
             out,

@@ -179,7 +179,8 @@ class HFReplica(RolloutReplica):
         model = self.model_config
         path = getattr(model, "local_path", None) or model["path"]
         name = _server_name(self.replica_rank, self.name_suffix)
-        server = HFServer.options(name=name).remote(self.config, path)
+        actor: Any = HFServer
+        server = actor.options(name=name).remote(self.config, path)
         self.servers = [server]
         self._server_handle = server
         self._server_address = f"{NAME}://{self.replica_rank}"

@@ -48,9 +48,7 @@ class _QwenlongLoop(AgentLoopBase):
     ) -> tuple[Any, str, bool]:
         """Return verl's output, the text without the end token, and whether the limit cut it off."""
         params = dict(sampling, max_tokens=limit, seed=derive(int(self.settings.seed), *seed) % 2**31)
-        out = await self.server_manager.generate(
-            request_id=uuid4().hex, prompt_ids=prompt_ids, sampling_params=params
-        )
+        out = await self.server_manager.generate(request_id=uuid4().hex, prompt_ids=prompt_ids, sampling_params=params)
         ids = list(out.token_ids)
         eos = self.tokens.eos_id
         truncated = not ids or ids[-1] != eos
@@ -120,11 +118,11 @@ class MemoryLoop(_QwenlongLoop):
         memory = self.settings.memory
         outputs: list[tuple[list[int], Any, bool]] = []
 
-        async def generate(messages: list[dict[str, str]], max_tokens: int, turn: int) -> Turn:
+        async def generate(messages: list[dict[str, str]], max_tokens: int, turn_index: int) -> Turn:
             prompt = self.tokens.render_chat(messages)
             ids = self.tokens.encode(prompt)
             out, text, truncated = await self._call(
-                ids, sampling_params, max_tokens, "memory", step, kwargs["uid"], session, turn
+                ids, sampling_params, max_tokens, "memory", step, kwargs["uid"], session, turn_index
             )
             outputs.append((ids, out, truncated))
             response = f"<think>\n{text}" if templates.opens_thinking(prompt) else text

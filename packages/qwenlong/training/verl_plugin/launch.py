@@ -12,6 +12,7 @@ from typing import Any
 from qwenlong.core.config import Config, StageConfig
 from qwenlong.core.errors import DataError, QwenlongError
 from qwenlong.core.files import atomic_directory, digest_path, digest_value, write_json
+from qwenlong.core.processes import lock
 from qwenlong.core.seeds import derive
 from qwenlong.training.verl_plugin.checkpoint import latest, step_of
 
@@ -156,7 +157,7 @@ def overrides(
 
 
 def build_config(values: dict[str, Any]) -> Any:
-    """Return verl's whole configuration with `values` set. Needs verl installed; imports neither torch nor Ray first."""
+    """Return verl's whole configuration with `values` set. Raises QwenlongError when verl is not installed."""
     import importlib.util
 
     from hydra import compose, initialize_config_dir
@@ -192,6 +193,8 @@ class Stage:
             }
         )[:16]
         root = Path(config.run.results).resolve() / "state" / "stages" / name
+        # Two trainers on one folder would write into each other's checkpoints.
+        lock(root.with_suffix(".lock"), f"trainer of {name}", root)
         self.state = root / self.key
         for stale in root.glob("*"):
             if stale.name != self.key:
@@ -312,7 +315,8 @@ def _run(config: Any, variables: dict[str, str]) -> None:
     import qwenlong.training.verl_plugin.trainer  # noqa: F401  registers itself
 
     validate_config(config=config, use_reference_policy=False, use_critic=False)
-    init = {k: v for k, v in OmegaConf.to_container(config.ray_kwargs.ray_init).items() if v is not None}
+    given: Any = OmegaConf.to_container(config.ray_kwargs.ray_init)
+    init: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     variables = variables | {"TRANSFER_QUEUE_ENABLE": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     init["runtime_env"] = {"env_vars": variables}
     address = os.environ.get("RAY_ADDRESS")

@@ -33,7 +33,7 @@ class QwenlongTrainer(PPOTrainerSync):
     def __init__(self, config: Any) -> None:
         from qwenlong.training.aepo import EntropyController
 
-        settings = OmegaConf.to_container(config.qwenlong, resolve=True)
+        settings: Any = OmegaConf.to_container(config.qwenlong, resolve=True)
         self.stage = StageConfig.model_validate(settings["stage"])
         self.seed = int(settings["seed"])
         self.metrics_file = Path(settings["metrics"])
@@ -42,6 +42,7 @@ class QwenlongTrainer(PPOTrainerSync):
         with open_dict(config):
             # The base class branches on the name of its own mode.
             config.trainer.v1.trainer_mode = "sync"
+        self.train_dataloader_it: Any = None
         super().__init__(config)
         # verl looks for finished rollouts every two seconds; a step on a small model takes less.
         self.replay_buffer.poll_interval = 0.05

@@ -1,0 +1,1 @@
+"""Documents: sources, loaders, quality filters, sections, deduplication."""

@@ -1,0 +1,241 @@
+"""From fetched packages to the corpus: load, filter, split, choose, deduplicate. Same input and seed, same bytes."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from qwenlong.core.config import Config
+from qwenlong.core.errors import ConfigError, DataError
+from qwenlong.core.records import CATEGORIES, Document
+from qwenlong.core.seeds import derive
+from qwenlong.corpus import dedup, filters, sections
+from qwenlong.corpus.archive import Archive, InvalidText
+from qwenlong.corpus.fetch import cache_path, cached, describe
+from qwenlong.corpus.loaders import loader
+from qwenlong.corpus.sources import Source, chosen
+
+log = logging.getLogger(__name__)
+#: Messages about single documents that corpus.json keeps per source; the counts are complete.
+MAX_MESSAGES = 20
+
+
+def build(config: Config, cache: str | Path) -> tuple[list[Document], dict[str, Any]]:
+    """Return the documents of `config.corpus.sources`, sorted by id with n_tokens 0, and the statistics.
+
+    Reads the archives in `cache` only; no network. Raises ConfigError for an unknown source or loader, DataError for a
+    source that is not in the cache, has other bytes than registered, or keeps no document, and for an empty corpus.
+    """
+    from qwenlong.core.progress import track
+
+    corpus = config.corpus
+    sources = chosen(corpus.registry, corpus.sources)
+    documents: list[Document] = []
+    stats: dict[str, Any] = {}
+    # The digests of all archives are checked before the first one is read: a long build must not fail at its end.
+    paths = {source.name: cached(source, cache) for source in sources}
+    for source in track(sources, total=len(sources), description="corpus"):
+        kept, stats[source.name] = _source(config, source, paths[source.name])
+        documents += kept
+    # Within a source duplicates are gone already: these stand in two sources.
+    documents, twins = dedup.exact(documents)
+    for document, _ in twins:
+        _count(stats, document, "duplicate")
+    _refuse_empty(config, sources, documents, stats)
+    if corpus.judge_filter:
+        documents = _judged(config, documents, stats)
+        _refuse_empty(config, sources, documents, stats)
+    for source in sources:
+        own = [document for document in documents if document.source == source.name]
+        stats[source.name] |= {"documents": len(own), "characters": sum(len(document.text) for document in own)}
+    return documents, {
+        "documents": len(documents),
+        "characters": sum(len(document.text) for document in documents),
+        "categories": {
+            category: sum(document.category == category for document in documents) for category in CATEGORIES
+        },
+        "sources": stats,
+    }
+
+
+def write(
+    config: Config, cache: str | Path, out: str | Path, documents: Sequence[Document], stats: dict[str, Any]
+) -> None:
+    """Write documents.parquet and corpus.json into `out`, each with its provenance sidecar."""
+    from qwenlong.core.files import write_json, write_parquet
+    from qwenlong.core.provenance import sidecar
+
+    folder = Path(out)
+    inputs = {
+        source.name: cache_path(source, cache) for source in chosen(config.corpus.registry, config.corpus.sources)
+    }
+    write_parquet(folder / "documents.parquet", documents, Document)
+    write_json(folder / "corpus.json", stats)
+    for name in ("documents.parquet", "corpus.json"):
+        sidecar(
+            folder / name,
+            inputs=inputs | {"registry": Path(config.corpus.registry)},
+            config=config.corpus.model_dump(mode="json"),
+            packages=["corpus"],
+            seed=config.run.seed,
+            extra={"documents": len(documents)},
+        )
+
+
+def _source(config: Config, source: Source, path: Path) -> tuple[list[Document], dict[str, Any]]:
+    corpus = config.corpus
+    seed = derive(config.run.seed, "corpus", source.name)
+    dropped: Counter[str] = Counter()
+    messages: list[str] = []
+    whole = list(_accepted(_load(source, path, dropped, messages), config, dropped))
+    numbers: dict[str, Any] = {"read": len(whole) + sum(dropped.values()), "dropped_documents": _counts(dropped)}
+    dropped.clear()
+    if corpus.section_characters is not None:
+        try:
+            made = list(_sectioned(whole, corpus.section_characters, corpus.max_documents_per_source, seed))
+        except ValueError as error:
+            raise ConfigError(
+                f"corpus.section_characters = {corpus.section_characters}: source {source.name}: {error}"
+            ) from error
+        numbers["sections"] = len(made)
+        kept = list(_accepted(made, config, dropped))
+    else:
+        kept = whole
+    # Exact duplicates first, since they are cheap; then the bound, so that near duplicates are sought in what is kept.
+    kept, twins = dedup.exact(kept)
+    dropped["duplicate"] += len(twins)
+    within = _bounded(kept, corpus.max_documents_per_source, seed)
+    numbers["left_out"] = len(kept) - len(within)
+    kept, twins = dedup.near(within, corpus.near_duplicate_threshold, seed)
+    dropped["near_duplicate"] += len(twins)
+    return kept, describe(source) | numbers | {"dropped": _counts(dropped), "messages": messages}
+
+
+def _count(stats: dict[str, Any], document: Document, why: str) -> None:
+    drops = stats[document.source]["dropped"]
+    drops[why] = drops.get(why, 0) + 1
+
+
+def _judged(config: Config, documents: list[Document], stats: dict[str, Any]) -> list[Document]:
+    """Return what the LLM judge lets pass. A reply without a verdict keeps its document, which the rules let pass."""
+    from qwenlong.corpus.judge import judge
+
+    kept = []
+    for document, fit in zip(documents, judge(documents, config), strict=True):
+        if fit is None:
+            stats[document.source]["judge_unparsed"] = stats[document.source].get("judge_unparsed", 0) + 1
+        if fit is False:
+            _count(stats, document, "judge")
+        else:
+            kept.append(document)
+    return kept
+
+
+def _refuse_empty(
+    config: Config, sources: Sequence[Source], documents: Sequence[Document], stats: dict[str, Any]
+) -> None:
+    """Raise DataError when a source, or all of them, keep no document."""
+    full = {document.source for document in documents}
+    empty = [_reasons(source, stats[source.name]) for source in sources if source.name not in full]
+    if empty:
+        what = "" if documents else "the corpus is empty: "
+        corpus = config.corpus
+        raise DataError(
+            f"{what}{'; '.join(empty)}. Loosen the filters in corpus (min_characters = {corpus.min_characters}, "
+            f"max_repetition = {corpus.max_repetition}, max_symbol_share = {corpus.max_symbol_share}), mend the source "
+            "or take it out of corpus.sources"
+        )
+
+
+def _reasons(source: Source, numbers: dict[str, Any]) -> str:
+    """Say why a source keeps no document."""
+    lost = Counter(numbers["dropped_documents"]) + Counter(numbers["dropped"])
+    reasons = ", ".join(f"{name} {count}" for name, count in sorted(lost.items())) or "no member suits its loader"
+    first = f" ({numbers['messages'][0]})" if numbers["messages"] else ""
+    return f"source {source.name} ({source.filename}) keeps no document: {reasons}{first}"
+
+
+def _counts(counter: Counter[str]) -> dict[str, int]:
+    return {name: count for name, count in sorted(counter.items()) if count}
+
+
+def _load(source: Source, path: Path, dropped: Counter[str], messages: list[str]) -> Iterator[Document]:
+    module = loader(source)
+    seen: set[str] = set()
+    for member, text in Archive(path).texts(module.wanted):
+        if isinstance(text, InvalidText):
+            _note(dropped, messages, "invalid_utf8", f"source {source.name}, {text}; the document is dropped")
+            continue
+        try:
+            for document in module.parse(source, member, text):
+                if document.id in seen:
+                    raise DataError(
+                        f"source {source.name}: two documents have the id {document.id} (the second in {member}); "
+                        f"loader {source.loader} must make ids that differ"
+                    )
+                seen.add(document.id)
+                yield document
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            # What a loader cannot read has another shape than the package publishes.
+            message = f"source {source.name}, member {member}: loader {source.loader} cannot read it ({error!r})"
+            _note(dropped, messages, "unreadable", f"{message}; the document is dropped")
+
+
+def _note(dropped: Counter[str], messages: list[str], reason: str, message: str) -> None:
+    dropped[reason] += 1
+    log.warning("%s", message)
+    if len(messages) < MAX_MESSAGES:
+        messages.append(message)
+
+
+def _accepted(documents: Iterable[Document], config: Config, dropped: Counter[str]) -> Iterator[Document]:
+    for document in documents:
+        why = filters.reason(document, config.corpus)
+        if why is None:
+            yield document
+        else:
+            dropped[why] += 1
+
+
+def _shuffled(documents: Sequence[Document], seed: int, what: str) -> list[Document]:
+    """Return documents in an order that depends on seed and id alone, not on which others are there."""
+    return sorted(documents, key=lambda document: (derive(seed, what, document.id), document.id))
+
+
+def _sectioned(whole: Sequence[Document], limit: int, bound: int | None, seed: int) -> Iterator[Document]:
+    """Yield sections, under a bound those of as many documents as sections each, so that facts can be compared.
+
+    300 sections are not the first 300 of seven countries: documents are taken in a seeded order, of each the first
+    piece of every heading, then second pieces, at most sqrt(bound) sections (more where the source has few documents).
+    """
+    if bound is None:
+        for document in whole:
+            yield from sections.split(document, limit)
+        return
+    share = max(round(bound**0.5), -(-bound // max(1, len(whole))))
+    # Half as many again: the filters and the deduplication after this take some away.
+    wanted = bound + bound // 2
+    taken = 0
+    for document in _shuffled(whole, seed, "choose"):
+        if taken >= wanted:
+            return
+        pieces = sections.split(document, limit)
+        chosen_pieces = sorted(pieces, key=lambda s: (s.metadata["piece"], s.metadata["section"]))[:share]
+        taken += len(chosen_pieces)
+        yield from chosen_pieces
+
+
+def _bounded(documents: list[Document], bound: int | None, seed: int) -> list[Document]:
+    """Return at most `bound` documents: whole parents in a seeded order, the last one cut."""
+    if bound is None or len(documents) <= bound:
+        return documents
+    parents: dict[str, list[Document]] = {}
+    for document in documents:
+        parents.setdefault(str(document.metadata.get("parent", document.id)), []).append(document)
+    kept: list[Document] = []
+    for parent in sorted(parents, key=lambda name: (derive(seed, "choose", name), name)):
+        kept += parents[parent]
+    return sorted(kept[:bound], key=lambda document: document.id)
