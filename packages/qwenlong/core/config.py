@@ -343,6 +343,10 @@ class NanoConfig(Section):
     """Sequences per step of warm-up."""
     warmup_learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     """Peak learning rate of the warm-up (cosine)."""
+    warmup_copy_share: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    """Share of warm-up sequences that are copying exercises from the documents of training samples."""
+    warmup_prompt_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the language-model loss on a share of the prompt's tokens, beside the loss on responses."""
 
 
 class BaseConfig(Section):

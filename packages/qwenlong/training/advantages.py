@@ -46,9 +46,12 @@ def estimate(rewards: Tensor, groups: Sequence[Any], tasks: Sequence[Any], kind:
             raise ValueError(f"group {label!r} has one rollout; an advantage needs at least two, drop the group first")
         if any(task_labels[row] != task_labels[rows[0]] for row in rows):
             found = sorted({repr(task_labels[row]) for row in rows})
-            raise ValueError(f"group {label!r} has more than one task label ({', '.join(found)}); a prompt has one task")
+            raise ValueError(
+                f"group {label!r} has more than one task label ({', '.join(found)}); a prompt has one task"
+            )
 
-    scopes = {"grpo": group_labels, "batch_std": [None] * len(values), "task_std": task_labels}[kind]
+    whole: list[Hashable] = [None] * len(values)
+    scopes = {"grpo": group_labels, "batch_std": whole, "task_std": task_labels}[kind]
     scope_members = members_of(scopes)
     # Everything within a scope is scaled by one power of two. An advantage does not change by that, and neither the
     # differences nor their squares can overflow or vanish then, whatever the magnitude of the rewards.
@@ -113,12 +116,11 @@ def estimate_trajectories(
     turns: dict[Hashable, list[int]] = {}
     for row in kept:
         turns.setdefault(trajectory_labels[row], []).append(row)
-    values = rewards.detach().to(torch.float64).tolist()
+    # NaN is compared as a label too, and refused by name below.
+    values: list[Hashable] = ["nan" if math.isnan(value) else value for value in rewards.detach().double().tolist()]
     for label, rows in turns.items():
         for name, column in (("reward", values), ("group", group_labels), ("task", task_labels)):
-            if any(column[row] != column[rows[0]] for row in rows) and not all(
-                isinstance(column[row], float) and math.isnan(column[row]) for row in rows
-            ):
+            if any(column[row] != column[rows[0]] for row in rows):
                 raise ValueError(f"the turns of trajectory {label!r} have more than one {name}; a trajectory has one")
     first = [rows[0] for rows in turns.values()]
     per_trajectory = estimate(

@@ -70,7 +70,9 @@ class EntropyController:
         """Restore a state; the band stays the constructor's. Raises ValueError for anything else."""
         masking = state.get("masking")
         if not isinstance(masking, bool):
-            raise ValueError(f"masking = {masking!r} in an AEPO state; it must be true or false, as state_dict writes it")
+            raise ValueError(
+                f"masking = {masking!r} in an AEPO state; it must be true or false, as state_dict writes it"
+            )
         self._masking = masking
 
 

@@ -174,7 +174,9 @@ class TaskBalancedSampler:
         for name in ("epoch", "batch", "delivered"):
             value = state.get(name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"the sampler state has {name} = {value!r}; it must be a count, as state_dict writes it")
+                raise ValueError(
+                    f"the sampler state has {name} = {value!r}; it must be a count, as state_dict writes it"
+                )
             position[name] = value
         before = position["delivered"] - position["batch"]
         if before < position["epoch"] or position["batch"] >= self._epoch_length(max(before, 0)):

@@ -44,9 +44,7 @@ def test_agrees_with_a_loop(
 ) -> None:
     n_rows, length = data.draw(st.integers(1, 4)), 4  # means over 1, 2 or 4 tokens stay exact
     advantages = data.draw(st.lists(st.sampled_from([-1.0, -1e-30, -0.0, 0.0, 2.0]), min_size=n_rows, max_size=n_rows))
-    rows = data.draw(
-        st.lists(st.lists(STEPS, min_size=length, max_size=length), min_size=n_rows, max_size=n_rows)
-    )
+    rows = data.draw(st.lists(st.lists(STEPS, min_size=length, max_size=length), min_size=n_rows, max_size=n_rows))
     counts = data.draw(st.lists(st.sampled_from([0, 1, 2, 4]), min_size=n_rows, max_size=n_rows))
     mask = [[column < count for column in range(length)] for count in counts]
     threshold = data.draw(STEPS)
@@ -98,3 +96,10 @@ def test_refusals(level: str, side: str, threshold: float, message: str) -> None
         negative_mask(torch.zeros(1), torch.zeros(1, 2), torch.ones(1, 2), level, side, threshold)
     with pytest.raises(ValueError, match="must be"):
         negative_mask(torch.zeros(2), torch.zeros(1, 2), torch.ones(1, 2), "token", "high", 1.0)
+
+
+def test_threshold_of_minus_infinity_masks_every_negative_row() -> None:
+    # AEPO's mask: Eq. 8 without a condition on the entropy.
+    advantages = torch.tensor([-1.0, 0.0, 1.0])
+    found = negative_mask(advantages, torch.zeros(3, 2), torch.ones(3, 2), "sequence", "high", -math.inf)
+    assert found.tolist() == [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]

@@ -58,7 +58,7 @@ def test_resumed_sampler_ends_the_epoch_and_goes_on(setup: tuple, taken: int, ki
     tasks, batch_size, seed = setup
     first = kind(tasks, batch_size, seed)
 
-    def endless(sampler: TaskBalancedSampler):  # noqa: ANN202
+    def endless(sampler: TaskBalancedSampler):
         while True:
             yield from sampler
 
@@ -175,8 +175,12 @@ def test_state_of_another_kind_or_damaged_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("tasks", "batch_size", "message"),
-    [(["a", "b"], 3, "exceeds the 2 samples"), (["a", "b", "c"], 2, "number of tasks, 3"), (["a"], 0, "at least 1"),
-     ([], 1, "exceeds the 0 samples")],
+    [
+        (["a", "b"], 3, "exceeds the 2 samples"),
+        (["a", "b", "c"], 2, "number of tasks, 3"),
+        (["a"], 0, "at least 1"),
+        ([], 1, "exceeds the 0 samples"),
+    ],
 )
 def test_sizes_that_cannot_be_balanced(tasks: list[str], batch_size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):

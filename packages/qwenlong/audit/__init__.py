@@ -1,0 +1,1 @@
+"""The audit: claims, tables, curves, provenance and the report. Reads files only."""

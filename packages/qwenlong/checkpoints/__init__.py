@@ -1,0 +1,1 @@
+"""Checkpoints: conversion of verl's shards, SCE merge, verification."""

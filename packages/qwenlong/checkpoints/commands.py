@@ -1,0 +1,191 @@
+"""`qwenlong checkpoint`: convert, merge and verify checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from qwenlong.core.config import Config
+    from qwenlong.core.tracking import Run
+
+app = typer.Typer(help="Convert, merge and verify checkpoints.", no_args_is_help=True)
+
+ConfigFile = Annotated[Path | None, typer.Option(help="Configuration file; with it the work is tracked in MLflow.")]
+Stage = Annotated[str, typer.Option("--stage", help="Name of the MLflow run; default: the verb and the output's name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Directory of verl's FSDP shards, or one above it.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Hugging Face directory to write.")],
+    like: Annotated[
+        Path | None, typer.Option(help="The model that was trained: names and shapes are checked against it.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    config: ConfigFile = None,
+    stage: Stage = "",
+    as_json: Json = False,
+) -> None:
+    """Convert verl's FSDP shards to a Hugging Face directory."""
+    from qwenlong.checkpoints import convert as conversion
+    from qwenlong.checkpoints.weights import float_dtype, read_directory
+    from qwenlong.core import provenance
+
+    kind = float_dtype(dtype)
+    read_directory(source, "SRC")
+    inputs = {"shards": source} | ({"like": read_directory(like, "--like")} if like else {})
+    with _tracked(config, stage or f"convert_{out.name}", {"dtype": dtype}) as (settings, run):
+        with _progress("converting", like) as advance:
+            report = conversion.convert(source, out, like=like, dtype=kind, on_tensor=advance)
+        provenance.sidecar(
+            out, inputs=inputs, config={"dtype": dtype}, packages=["checkpoints"], seed=_seed(settings), extra=report
+        )
+        run.log_metrics({"tensors": report["tensors"], "parameters": report["parameters"]})
+        run.log_artifact(out / conversion.REPORT)
+    _print(
+        report | {"out": str(out)},
+        f"{report['tensors']} tensors, {report['parameters']:,} parameters in {report['dtype']} -> {out}",
+        as_json,
+    )
+
+
+@app.command()
+def merge(
+    base: Annotated[Path, typer.Option(help="Hugging Face directory that the deltas are taken from.")],
+    expert: Annotated[list[Path], typer.Option(help="Hugging Face directory of an expert; give two or more.")],
+    out: Annotated[Path, typer.Option(help="Hugging Face directory to write.")],
+    method: Annotated[str, typer.Option(help="sce")] = "sce",
+    select_top: Annotated[
+        float | None, typer.Option(help="Share of elements selected; default: merge.select_top of the config, or 1.")
+    ] = None,
+    select_mode: Annotated[
+        str | None, typer.Option(help="reference or mergekit; default: merge.select_mode of the config, or reference.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: that of the base.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder for finished weight files: a killed merge goes on after them.")
+    ] = None,
+    config: ConfigFile = None,
+    stage: Stage = "",
+    as_json: Json = False,
+) -> None:
+    """Merge checkpoints by SCE."""
+    from qwenlong.checkpoints import merge as merging
+    from qwenlong.checkpoints.weights import float_dtype, read_directory
+    from qwenlong.core import provenance
+    from qwenlong.core.config import MergeConfig
+    from qwenlong.core.errors import UsageError
+
+    if method != "sce":
+        raise UsageError(f"--method {method}: the one method here is sce")
+    kind = None if dtype is None else float_dtype(dtype)
+    for path in (base, *expert):
+        read_directory(path, "--base" if path is base else "--expert")
+    defaults = _load(config).merge if config else MergeConfig()
+    values: dict[str, Any] = {
+        "select_top": defaults.select_top if select_top is None else select_top,
+        "select_mode": defaults.select_mode if select_mode is None else select_mode,
+    }
+    parameters = values | {"method": method, "dtype": dtype or "base"}
+    with _tracked(config, stage or f"merge_{out.name}", parameters) as (settings, run):
+        with _progress("merging", base) as advance:
+            report = merging.merge_directories(base, expert, out, **values, dtype=kind, state=state, on_tensor=advance)
+        inputs = {"base": base} | {f"expert_{number}": path for number, path in enumerate(expert, 1)}
+        total = report["total"]
+        provenance.sidecar(
+            out, inputs=inputs, config=parameters, packages=["checkpoints"], seed=_seed(settings), extra=total
+        )
+        metrics = {name: total[name] for name in ("parameters", "selected", "erased", "reverted")}
+        run.log_metrics(
+            metrics | {f"coefficient_{number}": value for number, value in enumerate(total["coefficients"], 1)}
+        )
+        run.log_artifact(out / merging.REPORT)
+    coefficients = ", ".join(f"{value:.4f}" for value in total["coefficients"])
+    _print(
+        report | {"out": str(out)},
+        f"{total['tensors']} tensors, {total['parameters']:,} parameters; mean coefficients {coefficients}, "
+        f"erased {total['erased']:.2%}, reverted {total['reverted']:.2%} -> {out}",
+        as_json,
+    )
+
+
+@app.command()
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Hugging Face directory.")],
+    like: Annotated[Path | None, typer.Option(help="Directory to compare with, such as the base model.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Dtype that the weights must have.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check names, shapes, dtypes and values; exit code 1 when something is wrong."""
+    from qwenlong.checkpoints import verify as verification
+    from qwenlong.checkpoints.weights import float_dtype, read_directory
+
+    read_directory(directory, "DIR")
+    if like is not None:
+        read_directory(like, "--like")
+    kind = None if dtype is None else float_dtype(dtype)
+    with _progress("verifying", directory) as advance:
+        report = verification.verify(directory, like, dtype=kind, on_tensor=advance)
+    lines = [f"{report['tensors']} tensors, {report['parameters']:,} parameters, {', '.join(report['dtypes'])}"]
+    if "distance" in report:
+        distance = report["distance"]
+        relative = "undefined" if distance["relative"] is None else f"{distance['relative']:.3e}"
+        lines.append(
+            f"distance to {like}: relative {relative}, largest {distance['largest']:.3e}, "
+            f"{distance['unchanged_tensors']} of {distance['compared_tensors']} tensors unchanged"
+        )
+    lines += [f"fault: {fault}" for fault in report["faults"]] or ["no faults"]
+    _print(report, "\n".join(lines), as_json)
+    if report["faults"]:
+        raise typer.Exit(1)
+
+
+def _load(config: Path) -> Config:
+    from qwenlong.core import config_files
+
+    return config_files.load(config)
+
+
+@contextmanager
+def _tracked(config: Path | None, name: str, params: dict[str, Any]) -> Iterator[tuple[Config | None, Run]]:
+    """Track the work as a stage of the configured run; without a configuration, do nothing around it."""
+    from qwenlong.core import processes, tracking
+
+    if config is None:
+        with processes.terminate_as_exit():
+            yield None, tracking.Run()
+        return
+    settings = _load(config)
+    with processes.register(settings.run.results, name), tracking.stage(settings, name, params) as run:
+        yield settings, run
+
+
+@contextmanager
+def _progress(description: str, counted: Path | None) -> Iterator[Callable[[str], None]]:
+    """Show progress over as many tensors as the directory `counted` has; without it, over an unknown number."""
+    from qwenlong.checkpoints.weights import Weights
+    from qwenlong.core.progress import Progress
+
+    total = None
+    if counted is not None:
+        with Weights(counted) as weights:
+            total = len(weights.entries)
+    with Progress(description, total, unit="tensors") as bar:
+        yield lambda name: bar.advance()
+
+
+def _seed(settings: Config | None) -> int:
+    # Neither conversion nor merge draws a number; the sidecar records the run's seed all the same.
+    return 0 if settings is None else settings.run.seed
+
+
+def _print(report: dict[str, Any], text: str, as_json: bool) -> None:
+    import json
+
+    typer.echo(json.dumps(report, sort_keys=True) if as_json else text)

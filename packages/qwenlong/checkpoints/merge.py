@@ -1,0 +1,284 @@
+"""SCE merge of whole checkpoint directories: tensor by tensor, resumable file by file, whole or absent."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qwenlong.checkpoints import sce
+from qwenlong.checkpoints.weights import (
+    MAX_FILE_BYTES,
+    Entry,
+    Weights,
+    carry,
+    compare_names,
+    dtype_name,
+    index_of,
+    link_or_copy,
+    plan_files,
+    refuse,
+    write_file,
+)
+from qwenlong.core.errors import DataError, UsageError
+from qwenlong.core.files import (
+    atomic_directory,
+    atomic_file,
+    digest_value,
+    dump_json,
+    read_json,
+    sha256_file,
+    write_json,
+)
+
+#: Written into the merged directory: coefficients and shares of every tensor, totals, digests of the weight files.
+REPORT = "MERGE.json"
+_STATE_PREFIX = "sce-merge-"
+
+
+def merge_directories(
+    base: Path,
+    experts: Sequence[Path],
+    out: Path,
+    *,
+    select_top: float = 1.0,
+    select_mode: str = "reference",
+    dtype: torch.dtype | None = None,
+    state: Path | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    on_tensor: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Merge Hugging Face directories by SCE into `out`, which is whole or absent, and return the report.
+
+    Args:
+        base: directory the deltas are taken from; config, tokenizer and templates come from it too.
+        experts: two or more directories with the same tensor names and shapes and the same vocabulary.
+        out: directory to write; one that is there is replaced.
+        select_top: see `sce.merge_tensor`.
+        select_mode: see `sce.merge_tensor`.
+        dtype: of the merged weights; None keeps each tensor's dtype in `base`. It does not touch the arithmetic.
+        state: directory for finished weight files, so that a killed merge of the same inputs and settings goes on
+            after the last of them. One merge at a time per state directory. None: nothing is kept.
+        max_file_bytes: size of a weight file.
+        on_tensor: called with each tensor's name when it is merged or found finished.
+
+    Tensors `experts.gate_up_proj` and `experts.down_proj` of three dimensions hold one matrix per expert of the MoE:
+    each matrix is merged for itself, with its own coefficients. Tensors that are not floating must be equal
+    everywhere and are kept.
+
+    Raises DataError naming the tensor for missing, unexpected, misshapen or not finite tensors, and for vocabularies
+    that differ; UsageError for settings that make no sense.
+    """
+    base, experts, out = Path(base), [Path(expert) for expert in experts], Path(out)
+    _check_settings(base, experts, out, select_top, select_mode)
+    with ExitStack() as stack:
+        models = [stack.enter_context(Weights(path)) for path in (base, *experts)]
+        _check_models(models)
+        merger = _Merger(models, select_top, select_mode, on_tensor)
+        entries = [
+            Entry(name, entry.shape, dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype)
+            for name, entry in sorted(models[0].entries.items())
+        ]
+        files = plan_files(entries, max_file_bytes)
+        settings = {"method": "sce", "select_top": select_top, "select_mode": select_mode}
+        work = _state_directory(state, models, settings, entries, max_file_bytes)
+        with atomic_directory(out) as partial:
+            tensors: dict[str, Any] = {}
+            digests: dict[str, str] = {}
+            for file, group in files.items():
+                done = _finished(work, file)
+                if done is None:
+                    target = partial / file if work is None else work / file
+                    with atomic_file(target) as unfinished:
+                        digest = write_file(unfinished, group, merger.produce)
+                    done = {"sha256": digest, "tensors": {entry.name: merger.stats.pop(entry.name) for entry in group}}
+                    if work is not None:
+                        write_json(work / f"{file}.json", done)
+                elif on_tensor is not None:
+                    for entry in group:
+                        on_tensor(entry.name)
+                if work is not None:
+                    link_or_copy(work / file, partial / file)
+                digests[file] = done["sha256"]
+                tensors |= done["tensors"]
+            main_dtype = next((entry.dtype for entry in entries if entry.dtype.is_floating_point), torch.float32)
+            carry([base], partial, main_dtype)
+            index = index_of(files)
+            if index is not None:
+                (partial / "model.safetensors.index.json").write_text(dump_json(index), encoding="utf-8")
+            report = _report(settings, entries, len(experts), tensors, digests)
+            (partial / REPORT).write_text(dump_json(report), encoding="utf-8")
+        if work is not None:
+            shutil.rmtree(work)
+    return report
+
+
+def _check_settings(base: Path, experts: Sequence[Path], out: Path, select_top: float, select_mode: str) -> None:
+    if len(experts) < 2:
+        raise UsageError(f"{len(experts)} --expert given; a merge needs at least two")
+    if not 0 < select_top <= 1:
+        raise UsageError(f"--select-top {select_top}: give a share in (0, 1]")
+    if select_mode not in ("reference", "mergekit"):
+        raise UsageError(f"--select-mode {select_mode}: choose reference or mergekit")
+    if out.resolve() in {path.resolve() for path in (base, *experts)}:
+        raise UsageError(f"--out {out} is one of the inputs; write to another directory")
+
+
+def _check_models(models: Sequence[Weights]) -> None:
+    base = models[0]
+    tied = bool(base.config().get("tie_word_embeddings"))
+    for number, model in enumerate(models[1:], 1):
+        where, like = f"expert {number} ({model.directory.name})", f"base ({base.directory.name})"
+        if tied and "lm_head.weight" not in base.entries:
+            # A copy of the embedding that some writers store although the config ties them.
+            model.entries.pop("lm_head.weight", None)
+        refuse(
+            compare_names(base.entries, model.entries, where, like)
+            + [
+                f"{name} has dtype {model.entries[name].dtype} in {where}, {entry.dtype} in {like}"
+                for name, entry in base.entries.items()
+                if name in model.entries
+                and entry.dtype != model.entries[name].dtype
+                and not (entry.dtype.is_floating_point and model.entries[name].dtype.is_floating_point)
+            ],
+            "merge checkpoints of one architecture and one vocabulary",
+        )
+        fault = vocabulary_fault(base.directory, model.directory)
+        if fault:
+            raise DataError(f"vocabulary mismatch between {like} and {where}: {fault}; merge models of one tokenizer")
+
+
+def vocabulary_fault(first: Path, second: Path) -> str | None:
+    """Return how the vocabularies of two directories differ, None when they do not or one has no tokenizer.json."""
+    if not ((first / "tokenizer.json").exists() and (second / "tokenizer.json").exists()):
+        return None
+    left, right = _vocabulary(first / "tokenizer.json"), _vocabulary(second / "tokenizer.json")
+    for word in sorted(left.keys() | right.keys()):
+        if left.get(word) != right.get(word):
+            return f"token {word!r} is {left.get(word, 'absent')} in one and {right.get(word, 'absent')} in the other"
+    return None
+
+
+def _vocabulary(path: Path) -> dict[str, int]:
+    content = read_json(path)
+    words = content.get("model", {}).get("vocab", {})
+    table = {entry[0]: number for number, entry in enumerate(words)} if isinstance(words, list) else dict(words)
+    for token in content.get("added_tokens", []):
+        table[token["content"]] = token["id"]
+    return table
+
+
+class _Merger:
+    """Merges the tensors of open models; keeps the statistics of each until they are fetched."""
+
+    def __init__(
+        self,
+        models: Sequence[Weights],
+        select_top: float,
+        select_mode: str,
+        on_tensor: Callable[[str], None] | None,
+    ) -> None:
+        self._base, self._experts = models[0], models[1:]
+        self._select_top, self._select_mode, self._on_tensor = select_top, select_mode, on_tensor
+        self.stats: dict[str, dict[str, Any]] = {}
+
+    def produce(self, entry: Entry) -> Tensor:
+        """Return the merged tensor of an entry."""
+        try:
+            merged = self._merge(entry)
+        except ValueError as error:
+            raise DataError(f"{entry.name}: {error}") from error
+        if self._on_tensor is not None:
+            self._on_tensor(entry.name)
+        return merged
+
+    def _merge(self, entry: Entry) -> Tensor:
+        name = entry.name
+        if not entry.dtype.is_floating_point:
+            kept = self._base.tensor(name)
+            if not all(torch.equal(kept, expert.tensor(name)) for expert in self._experts):
+                raise ValueError(f"a {entry.dtype} tensor cannot be merged and differs between the models")
+            self.stats[name] = {"elements": entry.elements, "kept": True}
+            return kept
+        if not is_expert_stack(entry):
+            merged, self.stats[name] = self._one(
+                self._base.tensor(name), [expert.tensor(name) for expert in self._experts], entry.dtype
+            )
+            return merged
+        merged = torch.empty(entry.shape, dtype=entry.dtype)
+        matrices = []
+        for number in range(entry.shape[0]):
+            merged[number], stats = self._one(
+                self._base.matrix(name, number), [expert.matrix(name, number) for expert in self._experts], entry.dtype
+            )
+            matrices.append(stats)
+        self.stats[name] = {"elements": entry.elements, "matrices": matrices}
+        return merged
+
+    def _one(self, base: Tensor, experts: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, dict[str, Any]]:
+        return sce.merge_tensor(base, experts, self._select_top, self._select_mode, dtype=dtype)
+
+
+def is_expert_stack(entry: Entry) -> bool:
+    """Whether a tensor stacks the matrices of all experts of a mixture-of-experts layer."""
+    return len(entry.shape) == 3 and entry.name.endswith(("experts.gate_up_proj", "experts.down_proj"))
+
+
+def _state_directory(
+    state: Path | None, models: Sequence[Weights], settings: dict[str, Any], entries: list[Entry], max_bytes: int
+) -> Path | None:
+    """Return the directory of finished files of exactly this merge; files of other merges are removed."""
+    if state is None:
+        return None
+    inputs = [
+        [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(model.directory.iterdir())]
+        for model in models
+    ]
+    plan = [(entry.name, list(entry.shape), dtype_name(entry.dtype)) for entry in entries]
+    key = digest_value([inputs, settings, plan, max_bytes])[:16]
+    work = Path(state) / f"{_STATE_PREFIX}{key}"
+    for other in Path(state).glob(f"{_STATE_PREFIX}*"):
+        if other != work:
+            shutil.rmtree(other)
+    work.mkdir(parents=True, exist_ok=True)
+    return work
+
+
+def _finished(work: Path | None, file: str) -> dict[str, Any] | None:
+    """Return what is known of a finished file, None when it has to be written. Its digest is checked."""
+    if work is None or not (work / file).is_file() or not (work / f"{file}.json").is_file():
+        return None
+    done = read_json(work / f"{file}.json")
+    return done if sha256_file(work / file) == done["sha256"] else None
+
+
+def _report(
+    settings: dict[str, Any], entries: Sequence[Entry], n_experts: int, tensors: dict[str, Any], digests: dict[str, str]
+) -> dict[str, Any]:
+    parts = [part for stats in tensors.values() for part in stats.get("matrices", [stats]) if "coefficients" in part]
+    elements = sum(part["elements"] for part in parts)
+
+    def mean(values: Sequence[float]) -> float:
+        weighted = (part["elements"] * value for part, value in zip(parts, values, strict=True))
+        return sum(weighted) / elements if elements else 0.0
+
+    return settings | {
+        "experts": n_experts,
+        "tensors": {name: tensors[name] for name in sorted(tensors)},
+        "total": {
+            "tensors": len(entries),
+            "matrices": len(parts),
+            "parameters": sum(entry.elements for entry in entries),
+            "dtypes": sorted({dtype_name(entry.dtype) for entry in entries}),
+            "coefficients": [mean([part["coefficients"][number] for part in parts]) for number in range(n_experts)],
+            "selected": mean([part["selected"] for part in parts]),
+            "erased": mean([part["erased"] for part in parts]),
+            "reverted": mean([part["reverted"] for part in parts]),
+        },
+        "files": digests,
+    }

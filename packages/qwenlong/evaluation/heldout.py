@@ -1,0 +1,64 @@
+"""Our own held-out samples of the five tasks: full context (`heldout`), and beyond the window (`heldout_long`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qwenlong.core import templates
+from qwenlong.core.files import read_parquet
+from qwenlong.core.records import TASKS, Document, Sample
+from qwenlong.core.tokens import Tokenizer
+from qwenlong.memory_agent.loop import Messages
+from qwenlong.rewards import rules
+
+
+@dataclass(frozen=True)
+class HeldoutItem:
+    """One sample with the documents that it names (empty when only scores are wanted)."""
+
+    sample: Sample
+    corpus: Mapping[str, Document] = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """Id of the sample."""
+        return self.sample.id
+
+    @property
+    def group(self) -> str:
+        """Task of the sample: scores are averaged within it first."""
+        return self.sample.task
+
+    def messages(self, tokenizer: Tokenizer, max_tokens: int) -> Messages:
+        """Return the full-context prompt, its middle cut above `max_tokens`. Raises DataError when nothing fits."""
+        return templates.messages(self.sample, self.corpus, tokenizer, max_tokens)
+
+    def problem(self) -> tuple[str, str, str]:
+        """Return question, format instruction and the whole text, for the memory agent."""
+        documents = templates.select_documents(self.sample, self.corpus)
+        return templates.full_question(self.sample), self.sample.instruction, templates.render_documents(documents)
+
+    def score(self, response: str) -> float:
+        """Return the reward rule's value in [0, 1]; unfinished thinking is never an answer."""
+        sample = self.sample
+        return rules.score(sample.task, response, sample.answers, answer_prefix=sample.answer_prefix)
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """The benchmark; `agent` says whether it is run through the memory agent."""
+
+    name: str
+    agent: bool
+    groups: tuple[str, ...] = TASKS
+
+    def load(self, examples: Path, documents: Path | None) -> Sequence[HeldoutItem]:
+        """Read Sample and Document Parquet. Raises DataError naming a file, row or missing document."""
+        corpus = {} if documents is None else {d.id: d for d in read_parquet(documents, Document)}
+        items = [HeldoutItem(sample, corpus) for sample in read_parquet(examples, Sample)]
+        if documents is not None:
+            for item in items:
+                templates.select_documents(item.sample, corpus)
+        return items

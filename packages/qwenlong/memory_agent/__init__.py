@@ -1,0 +1,1 @@
+"""The memory agent: documents of any length through a model of a small window."""

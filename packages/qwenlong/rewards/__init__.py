@@ -1,0 +1,1 @@
+"""Rewards: rules per task, the LLM judge, and how they combine."""

@@ -1,0 +1,85 @@
+"""The final answer of a response: what stands after the thinking, in the form the instructions ask for."""
+
+from __future__ import annotations
+
+import re
+
+OPEN, CLOSE = "<think>", "</think>"
+#: A last line longer than this is running text, not a short answer, unless a marker introduces it.
+MAX_BARE_WORDS = 40
+# The published quick start's sentence (SPEC section 6); the shorter form only where the full one is missing.
+_MARKERS = (
+    re.compile(r"therefore,?\s+the\s+(?:final\s+|correct\s+)?answer\s+is\b[ \t]*:?", re.IGNORECASE),
+    re.compile(r"\bthe\s+(?:final\s+|correct\s+)?answer\s+is\b[ \t]*:?", re.IGNORECASE),
+)
+_SPECIAL = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id)\|>.*\Z", re.DOTALL)
+_PAIRS = {"(": ")", "*": "*", "`": "`", '"': '"', "'": "'", "“": "”", "$": "$"}
+
+
+def after_thinking(response: str) -> str | None:
+    """Return the text after the thinking block; None while the thinking is unfinished.
+
+    A response without thinking tags is returned whole. Text from an end-of-turn token on is no part of it.
+    """
+    text = _SPECIAL.sub("", response)
+    _, closed, tail = text.rpartition(CLOSE)
+    if OPEN in (tail if closed else text):
+        return None
+    return tail.strip() if closed else text.strip()
+
+
+def _boxed(text: str) -> str | None:
+    r"""Return what the last complete \boxed{...} holds, braces balanced."""
+    for match in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
+        depth = 1
+        for position in range(match.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            if depth == 0:
+                inner = text[match.end() : position].strip()
+                wrapped = re.fullmatch(r"\\(?:text|mathrm|textbf)\{(.*)\}", inner, re.DOTALL)
+                return wrapped.group(1) if wrapped else inner
+    return None
+
+
+def unwrap(text: str) -> str:
+    """Strip white space, a final full stop and balanced wrappers such as (…), **…** or quotes."""
+    text = text.strip()
+    while len(text) > 1:
+        bare = text[:-1].rstrip() if text.endswith((".", "。")) and not text.endswith("..") else text
+        closing = _PAIRS.get(bare[0]) if bare else None
+        inner = bare[1:-1] if closing and len(bare) > 1 and bare.endswith(closing) else None
+        # "(a) and (b)" opens and closes, but not with one pair.
+        if inner is None or (closing != bare[0] and closing in inner) or (closing == bare[0] and closing in inner.strip("*")):
+            return bare if bare and not re.search(r"\b\w\.\w$", bare) else text
+        text = inner.strip()
+    return text
+
+
+def marked(text: str) -> str | None:
+    """Return all that follows the last answer marker, several lines included; None without a marker."""
+    for marker in _MARKERS:
+        found = list(marker.finditer(text))
+        if found:
+            return text[found[-1].end() :].strip()
+    return None
+
+
+def final_answer(response: str) -> str | None:
+    r"""Return the final answer; None when the thinking is unfinished or nothing is answered.
+
+    In this order: the line after the last "Therefore, the answer is"; the last \boxed{}; the last non-empty line, if
+    it is short. Nothing inside a thinking block is ever an answer.
+    """
+    text = after_thinking(response)
+    if not text:
+        return None
+    tail = marked(text)
+    if tail is not None:
+        line = next((part for part in tail.strip("* \t\n").splitlines() if part.strip()), "")
+        boxed = _boxed(line)
+        return (unwrap(boxed if boxed is not None else line)) or None
+    boxed = _boxed(text)
+    if boxed is not None:
+        return boxed.strip() or None
+    last = [line for line in text.splitlines() if line.strip()][-1]
+    return (unwrap(last) or None) if len(last.split()) <= MAX_BARE_WORDS else None

@@ -1,0 +1,61 @@
+"""The reward of a rollout: the rule first, the judge where the rule fails, and never a wrong answer made of an outage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qwenlong.rewards.extract import final_answer
+from qwenlong.rewards.judge import ChatClient, equivalent
+from qwenlong.rewards.rules import score
+
+#: Tasks whose rule can miss a right answer; a letter or a ratio below 1 is not a failed rule (SPEC section 3).
+JUDGED_TASKS = frozenset({"corpus_numerical", "doc_multi_hop", "reading_comprehension"})
+#: Tries until a reply of the judge has a verdict.
+VERDICT_TRIES = 2
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The reward of one rollout.
+
+    value: in [0, 1]; NaN when dropped. rule: what the rule gave. judge: the verdict, None when not asked or unparsed.
+    dropped: the judge gave no verdict, so the rollout counts neither as right nor as wrong. reason: why it was dropped.
+    """
+
+    value: float
+    rule: float
+    judge: bool | None = None
+    dropped: bool = False
+    reason: str = ""
+
+
+async def reward(
+    task: str,
+    response: str,
+    answers: Sequence[str],
+    *,
+    question: str,
+    judge: ChatClient | None = None,
+    **fields: Any,
+) -> Reward:
+    """Return the reward of `response`; the judge is asked only where the rule gives 0 and an answer is there.
+
+    Raises ValueError for an unknown task. An unreachable judge, or one without a verdict, gives dropped=True.
+    """
+    rule = score(task, response, answers, **fields)
+    answer = final_answer(response)
+    if judge is None or rule > 0 or task not in JUDGED_TASKS or answer is None:
+        return Reward(rule, rule)
+    from qwenlong.core.llm import Unavailable
+
+    for attempt in range(VERDICT_TRIES):
+        try:
+            verdict = await equivalent(judge, question, answers, answer, seed=attempt)
+        except Unavailable as error:
+            return Reward(math.nan, rule, None, True, f"judge unreachable: {error}")
+        if verdict is not None:
+            return Reward(float(verdict), rule, verdict)
+    return Reward(math.nan, rule, None, True, "judge gave no verdict")
