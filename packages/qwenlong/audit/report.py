@@ -1,4 +1,4 @@
-"""The audit: report.html, tables.json and table10.md from a results folder, the same bytes for the same files."""
+"""The audit of a results folder: report, tables, metrics and curves, the same bytes for the same files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwenlong.audit import assumptions, chain, checks, curves, tables
+from qwenlong.audit import assumptions, chain, checks, curves, exports, tables
 from qwenlong.audit.claims import load
 from qwenlong.audit.results import Scores, read_metrics, sidecars
 from qwenlong.core import config_files
@@ -97,6 +97,7 @@ def build(results: Path, config: Config, config_file: str, out: Path) -> list[Pa
         attempted=_attempted(evaluations),
     )
     files = {"report.html": page, "tables.json": dump_json(values), "table10.md": _markdown(table10, ablations)}
+    files |= {"metrics.json": dump_json(exports.metrics(table10)), "curves.csv": exports.curves(stages)}
     for name, text in files.items():
         write_text(out / name, text)
     return [out / name for name in files]

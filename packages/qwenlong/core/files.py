@@ -224,18 +224,24 @@ def digest_value(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def code_digest(*packages: str) -> str:
-    """Return a digest of the sources of `qwenlong.<package>` for each name (templates included), `core` always.
+def code_digest(*names: str) -> str:
+    """Return a digest of the sources of `qwenlong.<name>` for each package or module named, `core` always.
 
-    Rules carry it as a parameter, so that a change of code reruns what it touches and nothing else.
+    Templates and other data files of a package count. Rules carry it as a parameter, so that a change of code reruns
+    what it touches and nothing else. Raises QwenlongError for a name that is neither.
     """
     root = Path(__file__).resolve().parents[1]
     state = hashlib.sha256()
-    for package in sorted({"core", *packages}):
-        folder = root.joinpath(*package.split("."))
-        if not folder.is_dir():
-            raise QwenlongError(f"no package qwenlong.{package} to digest; name a folder under {root.name}/")
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith("."):
+    for name in sorted({"core", *names}):
+        folder = root.joinpath(*name.split("."))
+        module = folder.with_suffix(".py")
+        if module.is_file():
+            files = [module]
+        elif folder.is_dir():
+            files = [p for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
+        else:
+            raise QwenlongError(f"no package or module qwenlong.{name} to digest; name one under {root.name}/")
+        for file in files:
+            if not file.name.startswith("."):
                 state.update(f"{file.relative_to(root).as_posix()}\0{sha256_file(file)}\n".encode())
     return state.hexdigest()[:16]

@@ -11,12 +11,15 @@ import typer
 from qwenlong.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from qwenlong.core.config import EndpointConfig
     from qwenlong.rewards.service import Reward
 
 
 def score(
     source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="lines with task, response, answers, question, …")],
-    target: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="one line a response: value, rule, judge, dropped")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT.jsonl", help="one line a response: value, rule, judge, dropped")
+    ],
     rule: Annotated[str, typer.Option(help="task whose rule is used; auto: each line's own task")] = "auto",
     judge: Annotated[str, typer.Option(help="none, or a configuration file whose llm.reward_judge is asked")] = "none",
     as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
@@ -40,7 +43,7 @@ def score_file(source: Path, target: Path, rule: str, judge: str) -> dict[str, A
     if rule not in ("auto", *TASKS):
         raise UsageError(f"--rule {rule!r} is no task; use auto or one of {', '.join(TASKS)}")
     rows = _read(source, rule)
-    rewards = asyncio.run(_score_rows(rows, _client(judge)))
+    rewards = asyncio.run(_score_rows(rows, _endpoint(judge)))
     write_jsonl(target, [_line(row, reward) for row, reward in zip(rows, rewards, strict=True)])
     values = [reward.value for reward in rewards if not reward.dropped]
     return {
@@ -52,16 +55,15 @@ def score_file(source: Path, target: Path, rule: str, judge: str) -> dict[str, A
     }
 
 
-def _client(judge: str) -> Any:
+def _endpoint(judge: str) -> EndpointConfig | None:
     if judge == "none":
         return None
     from qwenlong.core.config_files import load
-    from qwenlong.core.llm import Client
 
     endpoint = load(judge).llm.reward_judge
     if endpoint is None:
         raise UsageError(f"{judge}: llm.reward_judge = null; name an endpoint there, or use --judge none")
-    return Client(endpoint, None)
+    return endpoint
 
 
 def _read(source: Path, rule: str) -> list[dict[str, Any]]:
@@ -97,10 +99,16 @@ def _read(source: Path, rule: str) -> list[dict[str, Any]]:
     return rows
 
 
-async def _score_rows(rows: list[dict[str, Any]], client: Any) -> list[Reward]:
+async def _score_rows(rows: list[dict[str, Any]], endpoint: EndpointConfig | None) -> list[Reward]:
     import asyncio
 
     from qwenlong.rewards.service import reward
+
+    client = None
+    if endpoint is not None:
+        from qwenlong.core.llm import Client
+
+        client = Client(endpoint)
 
     async def one(row: dict[str, Any]) -> Reward:
         return await reward(
@@ -112,10 +120,20 @@ async def _score_rows(rows: list[dict[str, Any]], client: Any) -> list[Reward]:
             answer_prefix=str(row.get("answer_prefix", "")),
         )
 
-    return list(await asyncio.gather(*map(one, rows)))
+    try:
+        return list(await asyncio.gather(*map(one, rows)))
+    finally:
+        if client is not None:
+            await client.close()
 
 
 def _line(row: dict[str, Any], reward: Reward) -> dict[str, Any]:
     value = None if reward.dropped else reward.value  # JSON has no NaN
-    result = {"value": value, "rule": reward.rule, "judge": reward.judge, "dropped": reward.dropped, "reason": reward.reason}
+    result = {
+        "value": value,
+        "rule": reward.rule,
+        "judge": reward.judge,
+        "dropped": reward.dropped,
+        "reason": reward.reason,
+    }
     return ({"id": row["id"]} if "id" in row else {}) | {"task": row["task"]} | result

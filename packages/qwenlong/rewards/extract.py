@@ -13,6 +13,8 @@ _MARKERS = (
     re.compile(r"\bthe\s+(?:final\s+|correct\s+)?answer\s+is\b[ \t]*:?", re.IGNORECASE),
 )
 _SPECIAL = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id)\|>.*\Z", re.DOTALL)
+#: A full stop that ends the text, not an ellipsis and not one of "U.S.".
+_FULL_STOP = re.compile(r"(?<!\.)(?<!\.\w)[.。]\Z")
 _PAIRS = {"(": ")", "*": "*", "`": "`", '"': '"', "'": "'", "“": "”", "$": "$"}
 
 
@@ -44,15 +46,23 @@ def _boxed(text: str) -> str | None:
 def unwrap(text: str) -> str:
     """Strip white space, a final full stop and balanced wrappers such as (…), **…** or quotes."""
     text = text.strip()
-    while len(text) > 1:
-        bare = text[:-1].rstrip() if text.endswith((".", "。")) and not text.endswith("..") else text
-        closing = _PAIRS.get(bare[0]) if bare else None
-        inner = bare[1:-1] if closing and len(bare) > 1 and bare.endswith(closing) else None
-        # "(a) and (b)" opens and closes, but not with one pair.
-        if inner is None or (closing != bare[0] and closing in inner) or (closing == bare[0] and closing in inner.strip("*")):
-            return bare if bare and not re.search(r"\b\w\.\w$", bare) else text
-        text = inner.strip()
-    return text
+    while True:
+        bare = text[:-1].rstrip() if _FULL_STOP.search(text) else text
+        inner = _inside(bare)
+        if inner is None:
+            return bare
+        text = inner
+
+
+def _inside(text: str) -> str | None:
+    """Return what one pair of marks wraps; None when the first and last mark are no pair, as in "(a) and (b)"."""
+    closing = _PAIRS.get(text[:1], "")
+    if not closing or len(text) < 3 or not text.endswith(closing):
+        return None
+    inner = text[1:-1]
+    # Two stars on each side are stripped one by one; any other mark inside belongs to a pair of its own.
+    clean = inner.strip("*") if closing == "*" else inner
+    return None if closing in clean else inner.strip()
 
 
 def marked(text: str) -> str | None:
@@ -75,7 +85,9 @@ def final_answer(response: str) -> str | None:
         return None
     tail = marked(text)
     if tail is not None:
-        line = next((part for part in tail.strip("* \t\n").splitlines() if part.strip()), "")
+        line = next((part.strip() for part in tail.splitlines() if part.strip("* \t")), "")
+        if not line.startswith("*"):
+            line = line.rstrip("*")  # the sentence as a whole was emphasised
         boxed = _boxed(line)
         return (unwrap(boxed if boxed is not None else line)) or None
     boxed = _boxed(text)

@@ -20,7 +20,9 @@ _VERDICT = re.compile(r"\W*\[\[(YES|NO)\]\]\W*")
 class ChatClient(Protocol):
     """What the judge needs of `core.llm.Client`."""
 
-    async def chat(self, messages: list[dict[str, str]], *, max_tokens: int, temperature: float, top_p: float, seed: int) -> Any:
+    async def chat(
+        self, messages: list[dict[str, str]], *, max_tokens: int, temperature: float, top_p: float, seed: int
+    ) -> Any:
         """Return a reply with `.text`."""
 
 

@@ -28,7 +28,9 @@ _NUMBER = re.compile(
     r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?P<exponent>[eE][-+]?\d+)?"
     r"(?:\s?(?P<scale>thousand|million|billion|trillion|mn|bn)\b)?(?![\d])(?=[^\w]|[a-zA-Z%°]|$)"
 )
-_CONTEXT_YEAR = re.compile(r"\b(?:in|of|for|year|by|from|since|FY|to|and|between)\s+((?:19|20)\d\d)\b(?!\s*(?:%|million|billion))")
+_CONTEXT_YEAR = re.compile(
+    r"\b(?:in|of|for|year|by|from|since|FY|to|and|between)\s+((?:19|20)\d\d)\b(?!\s*(?:%|million|billion))"
+)
 _WHOLE_NUMBER = re.compile(
     r"\s*[-+−–]?\s?(?:[$€£¥]\s?)?[\d.,]+(?:[eE][-+]?\d+)?\s*(?:(?:thousand|million|billion|trillion|mn|bn)\b)?"
     r"\s*[%°]?(?:\s*[A-Za-z$€£¥./²³%-]+){0,4}\s*"

@@ -1,4 +1,4 @@
-"""The reward of a rollout: the rule first, the judge where the rule fails, and never a wrong answer made of an outage."""
+"""The reward of a rollout: the rule first, then the judge; an outage never makes an answer wrong."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ async def reward(
     answer = final_answer(response)
     if judge is None or rule > 0 or task not in JUDGED_TASKS or answer is None:
         return Reward(rule, rule)
-    from qwenlong.core.llm import Unavailable
+    from qwenlong.core.llm import LLMError
 
     for attempt in range(VERDICT_TRIES):
         try:
             verdict = await equivalent(judge, question, answers, answer, seed=attempt)
-        except Unavailable as error:
-            return Reward(math.nan, rule, None, True, f"judge unreachable: {error}")
+        except LLMError as error:
+            return Reward(math.nan, rule, None, True, f"judge gave no reply: {error}")
         if verdict is not None:
             return Reward(float(verdict), rule, verdict)
     return Reward(math.nan, rule, None, True, "judge gave no verdict")

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwenlong.core import templates
 from qwenlong.core.config import Config
@@ -18,9 +18,14 @@ from qwenlong.core.records import Document, Sample
 from qwenlong.core.seeds import derive
 from qwenlong.core.tokens import Tokenizer
 
+if TYPE_CHECKING:
+    from qwenlong.training.warmup import Example
+
 _SMOLLM2 = "SmolLM2-135M-Instruct"
 #: Rotary base of the nano model, as Qwen3's: slow dimensions let heads match content at any distance.
 _ROPE_THETA = 1e6
+#: A sample makes several memory turns, and they should stay the smaller part of the warm-up.
+_MEMORY_STRIDE = 8
 
 
 def make(
@@ -216,6 +221,22 @@ def _taken(config: Config) -> tuple[Any, dict[str, Any]]:
 
 def memory_turns(
     config: Config, samples: Sequence[Sample], corpus: Mapping[str, Document], tokenizer: Tokenizer
-) -> list[Any]:
-    """Return memory-agent turns over the training samples as warm-up examples."""
-    return []
+) -> list[Example]:
+    """Return memory-agent turns over the training samples as warm-up examples, for one sample in `_MEMORY_STRIDE`.
+
+    Turns that do not fit the window are left out.
+    """
+    from qwenlong.synthesis.warmup import memory_targets
+    from qwenlong.training.warmup import Example
+
+    memory = config.stage("memory_rl").memory
+    # The stage's chunk, unless the model's window is smaller than the paper's sizes.
+    chunk = min(memory.chunk_tokens if memory else config.base.window, config.base.window // 3)
+    turns = []
+    for sample in samples[::_MEMORY_STRIDE]:
+        for turn in memory_targets(sample, corpus, tokenizer, chunk):
+            prompt = tokenizer.encode(tokenizer.render_chat(turn.messages))
+            made = Example(prompt, [*tokenizer.encode(turn.target), tokenizer.eos_id])
+            if len(made) <= config.base.window:
+                turns.append(made)
+    return turns

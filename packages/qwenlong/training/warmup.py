@@ -32,6 +32,8 @@ _PROMPT_POSITIONS = 0.15
 _RISE = 0.05
 #: Words of a line that an exercise asks to continue, and those of its answer.
 _EXERCISE_WORDS = (3, 8)
+#: Characters of each passage of an exercise.
+_PASSAGE = 240
 SAVE_EVERY = 100
 
 
@@ -61,11 +63,14 @@ def nearer(sample: Sample, share: float, seed: int) -> Sample:
 
 
 def exercise(documents: Sequence[Document], tokenizer: Tokenizer, window: int, seed: int, number: int) -> Example | None:
-    """Return an exercise: continue a line that stands in one of a few documents. None where the draw has no such line."""
+    """Return an exercise: continue a line that stands in one of a few passages. None where the draw has no such line."""
     generator = rng(seed, "exercise", number)
-    shown = generator.sample(documents, min(len(documents), generator.randint(1, 3)))
+    shown = [
+        document.model_copy(update={"text": _passage(document.text, generator.random())})
+        for document in generator.sample(documents, min(len(documents), generator.randint(1, 3)))
+    ]
     lines = [line.strip() for line in generator.choice(shown).text.splitlines()]
-    lines = [line for line in lines if len(line.split()) > _EXERCISE_WORDS[0] and len(line) < 200]
+    lines = [line for line in lines if len(line.split()) > _EXERCISE_WORDS[0]]
     if not lines:
         return None
     words = generator.choice(lines).split(" ")
@@ -83,6 +88,14 @@ def exercise(documents: Sequence[Document], tokenizer: Tokenizer, window: int, s
     text = f"<think>\n{begun} {answer}\n</think>\n\nTherefore, the answer is {answer}"
     made = Example(tokenizer.encode(tokenizer.render_chat(chat)), [*tokenizer.encode(text), tokenizer.eos_id])
     return made if len(made) <= window else None
+
+
+def _passage(text: str, place: float) -> str:
+    """Return whole lines of a text, at most `_PASSAGE` characters of them, from a place in [0, 1) on."""
+    start = int(place * max(0, len(text) - _PASSAGE))
+    start = text.rfind("\n", 0, start) + 1
+    passage = text[start : start + _PASSAGE]
+    return passage if start + _PASSAGE >= len(text) else passage.rpartition("\n")[0] or passage
 
 
 def schedule(
@@ -174,7 +187,7 @@ def train(
     state: Path,
     key: str,
     log: Callable[[dict[str, float], int], None] = lambda values, step: None,
-    save_every: int = SAVE_EVERY,
+    save_every: int | None = None,
 ) -> list[float]:
     """Train in place for all steps and return the response loss of each.
 
@@ -209,7 +222,7 @@ def train(
                 progress.advance(1, loss=response)
                 if step % 10 == 0:
                     log({"loss": response, "grad_norm": float(norm), "tokens_per_second": tokens / seconds}, step)
-                if step % save_every == 0 and step < nano.warmup_steps:
+                if step % (save_every or SAVE_EVERY) == 0 and step < nano.warmup_steps:
                     _save(model, optimizer, state, key, step, losses)
     model.eval()
     state.unlink(missing_ok=True)

@@ -1,0 +1,51 @@
+# `make` lists the targets. Folders may lie anywhere; nothing needs to be activated.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := $(CURDIR)/.venv/bin
+RUN := PATH="$(BIN):$$PATH"
+CORES ?= all
+# Seconds after which a test that hangs is ended.
+TIMEOUT ?= 900
+
+.PHONY: help setup demo test test-engines test-slow lint format config
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  QWENLONG_TORCH=auto|cpu|cuda chooses the torch build, PYTHON the interpreter (scripts/setup.sh)."
+
+setup: ## Make .venv and install the locked packages; a no-op when they are there
+	@PYTHON="$(PYTHON)" scripts/setup.sh
+
+demo: setup ## Run the whole recipe on this machine (configs/laptop.yaml), and say where the report is
+	@$(RUN) snakemake --cores $(CORES)
+	@echo "Report: $(CURDIR)/results/laptop/audit/report.html"
+
+lint: setup ## Format and lint checks, types, import rules, the workflow's lint
+	@$(RUN) ruff check packages tests
+	@$(RUN) ruff format --check packages tests
+	@$(RUN) mypy
+	@$(RUN) lint-imports
+	@$(RUN) snakefmt --check Snakefile workflow
+	@$(RUN) snakemake --lint
+
+test: lint ## Lint, then unit and workflow tests with one tiny run through the real engines
+	@$(RUN) pytest tests/unit tests/workflow -m "not engines and not slow" --timeout $(TIMEOUT)
+
+test-engines: setup ## Tests that need verl on Ray, servers and other engines
+	@$(RUN) pytest tests -m "engines and not slow" --timeout $(TIMEOUT)
+
+test-slow: setup ## Kill matrices, big inputs, learning runs
+	@$(RUN) pytest tests -m slow --timeout 7200
+
+format: setup ## Format the code
+	@$(RUN) ruff check --fix packages tests
+	@$(RUN) ruff format packages tests
+	@$(RUN) snakefmt Snakefile workflow
+
+config: setup ## Write configs/default.yaml and configs/schema.json anew from qwenlong.core.config
+	@$(RUN) qwenlong config dump > configs/.default.yaml && mv configs/.default.yaml configs/default.yaml
+	@$(RUN) qwenlong config schema > configs/.schema.json && mv configs/.schema.json configs/schema.json

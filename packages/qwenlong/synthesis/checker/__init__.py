@@ -1,0 +1,1 @@
+"""The independent checker: of synthesis it knows the records and the question templates' wording, no code."""

@@ -1,0 +1,47 @@
+"""Answers derived anew from the question and the documents' text.
+
+Nothing here imports the generators: a fault of theirs cannot hide itself. A sample is right when what is derived is its
+gold answer and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from qwenlong.core.records import Document, Sample
+from qwenlong.synthesis.checker import numerical, texts
+from qwenlong.synthesis.checker.view import View, view
+
+#: Derivations by template name without version.
+DERIVATIONS: dict[str, Callable[[Sample, View], set[str]]] = {
+    "fact": texts.fact,
+    "speaker": texts.speaker,
+    "reply": texts.reply,
+    "gap": texts.gap,
+    "parameter": texts.parameter,
+    "nth_message": texts.nth_message,
+    "country_field": texts.country_field,
+    "border_field": texts.border_field,
+    "country_border_field": texts.country_border_field,
+    "speaker_line": texts.speaker_line,
+    "called_function": texts.called_function,
+    "earlier": texts.earlier,
+    "choice_fact": texts.fact,
+    "choice_speaker": texts.speaker,
+    "choice_term": texts.gap,
+    "choice_definition": texts.definition,
+}
+
+
+def answers(sample: Sample, documents: Sequence[Document]) -> set[str] | None:
+    """Return every answer that the documents allow; None when no derivation knows the template."""
+    name = sample.template.partition("@")[0]
+    shown = view(documents)
+    if name.startswith("numerical_"):
+        return numerical.numerical(sample, shown)
+    if name not in DERIVATIONS:
+        return None
+    found = DERIVATIONS[name](sample, shown)
+    if sample.task != "multiple_choice":
+        return found
+    return {letter for letter, option in zip("ABCDEFGHIJ", sample.choices, strict=False) if option in found}

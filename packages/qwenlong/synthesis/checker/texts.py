@@ -1,0 +1,213 @@
+"""Answers of the other tasks, derived anew: every answer that the documents shown allow."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+from qwenlong.core.records import Document, Sample
+from qwenlong.synthesis.checker.view import View, entity
+
+_ORDINALS = {
+    name: number
+    for number, name in enumerate(
+        ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"), 1
+    )
+}
+
+
+def fact(sample: Sample, shown: View) -> set[str]:
+    """Return values of the field that the question names."""
+    answers = set()
+    for owner, label, value in shown.facts:
+        name, _, year = label.partition(" in ") if re.search(r" in \d{4}$", label) else (label, "", "")
+        asked = f"What is the {name} of {owner}{f' in {year}' if year else ''}?"
+        if asked == sample.question:
+            answers.add(value)
+    return answers
+
+
+def country_field(sample: Sample, shown: View) -> set[str]:
+    """Two fields of one country."""
+    answers = set()
+    for (one, label, value), (two, last, end) in itertools.product(shown.facts, repeat=2):
+        if one == two and sample.question == f"What is the {last} of the country whose {label} is {value}?":
+            answers.add(end)
+    return answers
+
+
+def border_field(sample: Sample, shown: View) -> set[str]:
+    """A neighbour's field."""
+    answers = set()
+    for (owner, neighbour, length), (two, last, end) in itertools.product(shown.borders, shown.facts):
+        asked = f"What is the {last} of the country that has a {length} border with {owner}?"
+        if neighbour == two and asked == sample.question:
+            answers.add(end)
+    return answers
+
+
+def country_border_field(sample: Sample, shown: View) -> set[str]:
+    """A neighbour's field, the country given by a field of its own."""
+    answers = set()
+    for (owner, neighbour, length), (one, label, value) in itertools.product(shown.borders, shown.facts):
+        tail = f"of the country that has a {length} border with the country whose {label} is {value}?"
+        if one != owner or not sample.question.endswith(tail):
+            continue
+        answers |= {
+            end
+            for two, last, end in shown.facts
+            if two == neighbour and sample.question == f"What is the {last} {tail}"
+        }
+    return answers
+
+
+def earlier(sample: Sample, shown: View) -> set[str]:
+    """The earlier of two dates."""
+    answers = set()
+    for (one, label, first), (two, other, second) in itertools.product(shown.facts, repeat=2):
+        if label == other and sample.question == f"Which has the earlier {label}: {one} or {two}?":
+            years = [re.findall(r"\b(1[5-9]\d\d|20\d\d)\b", text) for text in (first, second)]
+            if all(len(set(found)) == 1 for found in years) and years[0][0] != years[1][0]:
+                answers.add(one if int(years[0][0]) < int(years[1][0]) else two)
+    return answers
+
+
+def verses(document: Document) -> Iterator[tuple[str, str]]:
+    """Yield (speaker, line) of a play: a name stands alone after an empty line and ends in a full stop."""
+    speaker = ""
+    lines = document.text.split("\n")
+    for number, line in enumerate(lines):
+        words = line[:-1].split()
+        alone = number == 0 or not lines[number - 1]
+        named = all(word[0].isupper() or word in ("of", "the", "and") for word in words) and 0 < len(words) <= 6
+        if alone and line.endswith(".") and named and re.fullmatch(r"[A-Za-z' ]+\.", line):
+            speaker = line[:-1].strip()
+        elif not line:
+            speaker = ""
+        elif speaker and not re.search(r"[\[\]_{}]", line):
+            yield speaker, line.strip()
+
+
+def speaker(sample: Sample, shown: View) -> set[str]:
+    """Whoever says the quoted line."""
+    quote = sample.question.removeprefix('Who says "').removesuffix('"?')
+    said = [(name, text) for d in shown.documents if d.metadata.get("kind") == "play" for name, text in verses(d)]
+    return {name.title() for name, text in said if text == quote}
+
+
+def speaker_line(sample: Sample, shown: View) -> set[str]:
+    """The first line, in a named scene, of whoever says the quoted line."""
+    match = re.fullmatch(r'Whoever says "(.+)": what is their first line in "(.+)"\?', sample.question)
+    plays = [document for document in shown.documents if document.metadata.get("kind") == "play"]
+    if match is None:
+        return set()
+    people = {(entity(d), name.title()) for d in plays for name, text in verses(d) if text == match.group(1)}
+    answers = set()
+    for document in plays:
+        for play, name in people:
+            lines = [text for other, text in verses(document) if (entity(document), other.title()) == (play, name)]
+            if document.title == match.group(2) and lines:
+                answers.add(lines[0])
+    return answers
+
+
+def called_function(sample: Sample, shown: View) -> set[str]:
+    """Files that define a function which the named one calls."""
+    match = re.fullmatch(r"Which file defines a function that (\w+) calls\?", sample.question)
+    code = [d for d in shown.documents if d.metadata.get("kind") == "code"]
+    homes = defaultdict(set)
+    bodies: list[str] = []
+    for document in code:
+        for name, body in definitions(document):
+            homes[name].add(str(document.metadata.get("path", document.title)))
+            if match and name == match.group(1):
+                bodies.append(re.sub(r'""".*?(?:"""|\Z)', "", body, flags=re.DOTALL))
+    called = {name for body in bodies for name in homes if re.search(rf"(?<![\w.])(?:nx\.)?{name}\(", body)}
+    return {path for name in called if match and name != match.group(1) for path in homes[name]}
+
+
+def definitions(document: Document) -> list[tuple[str, str]]:
+    """Return (name, text) of the top-level functions of a source file."""
+    found: list[tuple[str, str]] = []
+    for line in document.text.split("\n"):
+        match = re.match(r"(?:async )?def (\w+)\((.*)", line)
+        if match:
+            found.append((match.group(1), match.group(2) + "\n"))
+        elif found and (not line.strip() or line[0] in " )"):
+            found[-1] = (found[-1][0], found[-1][1] + line + "\n")
+        elif line.strip():
+            found.append(("", ""))
+    return [(name, body) for name, body in found if name]
+
+
+def messages(document: Document) -> list[tuple[str, str]]:
+    """Return (speaker, message) of a dialogue."""
+    found = [line.partition(": ") for line in document.text.split("\n")]
+    return [
+        (name, text.strip()) for name, colon, text in found if colon and re.fullmatch(r"[A-Z][A-Za-z0-9 ]{0,19}", name)
+    ]
+
+
+def nth_message(sample: Sample, shown: View) -> set[str]:
+    """The message at a place, with the prefix that the instruction asks for."""
+    match = re.fullmatch(r'Reproduce the (\w+) message of (.+?) in "(.+)"\.', sample.question)
+    answers = set()
+    for document in shown.documents:
+        if match and document.title == match.group(3):
+            said = [text for name, text in messages(document) if name == match.group(2)]
+            number = _ORDINALS.get(match.group(1), 0)
+            if 0 < number <= len(said):
+                answers.add(f"{sample.answer_prefix} {said[number - 1]}")
+    return answers if sample.answer_prefix and sample.answer_prefix in sample.instruction else set()
+
+
+def reply(sample: Sample, shown: View) -> set[str]:
+    """The message after the quoted one."""
+    match = re.fullmatch(r'What does (.+?) answer to "(.+)"\?', sample.question)
+    answers = set()
+    for document in shown.documents:
+        said = messages(document) if document.metadata.get("kind") == "dialogue" else []
+        for (_, first), (name, second) in zip(said, said[1:], strict=False):
+            if match and first == match.group(2) and name == match.group(1):
+                answers.add(second)
+    return answers
+
+
+def gap(sample: Sample, shown: View) -> set[str]:
+    """Marked terms that stand between the words on both sides of the gap."""
+    shown_text = sample.question.removeprefix('Which term fills the gap: "').removesuffix('"?')
+    before, _, after = shown_text.partition("____")
+    answers = set()
+    for document in shown.documents:
+        text = " ".join(document.text.split())
+        pattern = rf"{re.escape(before.strip())}\s*(``[^`]+``|`[^`]+`|\*[^*]+\*)\s*{re.escape(after.strip())}"
+        answers |= {match.group(1).strip("`*") for match in re.finditer(pattern, text)}
+    return answers
+
+
+def parameter(sample: Sample, shown: View) -> set[str]:
+    """Documented types of a parameter in the section "Parameters" of a function."""
+    match = re.fullmatch(r"What type has the parameter (\w+) of (\w+)\?", sample.question)
+    answers = set()
+    for document in shown.documents:
+        for name, body in definitions(document) if document.metadata.get("kind") == "code" else ():
+            section = re.search(r"Parameters\n *-{3,}\n(.*?)(?:\n *[A-Z][A-Za-z ]+\n *-{3,}|\Z)", body, re.DOTALL)
+            if match and name == match.group(2) and section:
+                for found in re.finditer(rf"^ +{match.group(1)} ?: (.+)$", section.group(1), re.MULTILINE):
+                    kind = re.split(r",? \(?optional|\(default|, default", found.group(1).strip())[0]
+                    answers.add(kind.strip(" ,").removesuffix(".").strip(" ,"))
+    return answers
+
+
+def definition(sample: Sample, shown: View) -> set[str]:
+    """Options that the documents of the named file define."""
+    match = re.fullmatch(r"Which of these functions does (.+) define\?", sample.question)
+    names = {
+        name
+        for document in shown.documents
+        if match and str(document.metadata.get("path", document.title)) == match.group(1)
+        for name, _ in definitions(document)
+    }
+    return names & set(sample.choices)

@@ -1,0 +1,178 @@
+"""`qwenlong synthesize`: make samples, check them, show one, export the graph."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qwenlong.core.errors import DataError, QwenlongError
+
+if TYPE_CHECKING:
+    from qwenlong.core.config import Config
+
+app = typer.Typer(help="Questions whose answers are computed from the documents.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `synthesize run` wrote.")]
+#: Faults that `check` prints; all of them are in its JSON.
+SHOWN_FAULTS = 20
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Option(help="Configuration file.")],
+    out: Annotated[Path, typer.Option(help="Folder for the samples, their documents and funnel.json.")],
+    corpus: Annotated[Path | None, typer.Option(help="Folder with documents.parquet; default: built here.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder; default: made here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make samples of all tasks. Without --corpus and --tokenizer both are made under OUT/.work first."""
+    from qwenlong.core import config_files, tracking
+    from qwenlong.core.files import read_parquet
+    from qwenlong.core.records import Document
+    from qwenlong.core.tokens import Tokenizer
+    from qwenlong.synthesis.output import write
+    from qwenlong.synthesis.run import synthesize
+
+    settings = config_files.load(config)
+    with tracking.stage(settings, "synthesis", settings.synthesis.model_dump(mode="json")) as tracked:
+        corpus = corpus or _built_corpus(settings, out / ".work")
+        file = corpus / "documents.parquet"
+        documents = read_parquet(file, Document)
+        folder = tokenizer or _built_tokenizer(settings, documents, out / ".work")
+        result = synthesize(settings, documents, Tokenizer(folder))
+        write(settings, result, out, {"documents": file, "tokenizer": folder})
+        counts = _counts(result.funnel)
+        tracked.log_metrics({f"{output}/{task}": float(n) for task, row in counts.items() for output, n in row.items()})
+    if as_json:
+        typer.echo(json.dumps(result.funnel, sort_keys=True))
+        return
+    _print_funnel(result.funnel)
+    typer.echo(f"written to {out}; `qwenlong synthesize check {out}` proves them again")
+
+
+def _built_corpus(settings: Config, work: Path) -> Path:
+    """Fetch and build the corpus under `work`; what is already in the cache is not fetched again."""
+    from qwenlong.corpus.build import build, write
+    from qwenlong.corpus.fetch import fetch_all
+    from qwenlong.corpus.sources import chosen
+
+    cache = Path(settings.corpus.cache)
+    fetch_all(chosen(settings.corpus.registry, settings.corpus.sources), cache)
+    documents, stats = build(settings, cache)
+    write(settings, cache, work / "corpus", documents, stats)
+    return work / "corpus"
+
+
+def _built_tokenizer(settings: Config, documents: list[Any], work: Path) -> Path:
+    from qwenlong.training import tokenizer as made
+
+    made.build(settings, documents, work / "tokenizer")
+    return work / "tokenizer"
+
+
+def _counts(funnel: dict[str, Any]) -> dict[str, dict[str, int]]:
+    return {task: {name: steps["kept"] for name, steps in row.items()} for task, row in funnel["tasks"].items()}
+
+
+def _print_funnel(funnel: dict[str, Any]) -> None:
+    from qwenlong.synthesis.run import STEPS
+
+    columns = [*STEPS, "wanted"]
+    typer.echo(f"{'task':<22}{'output':<13}" + "".join(f"{name.replace('_', ' '):>13}" for name in columns))
+    for task, row in funnel["tasks"].items():
+        for output, steps in row.items():
+            typer.echo(f"{task:<22}{output:<13}" + "".join(f"{steps[name]:>13}" for name in columns))
+
+
+@app.command()
+def check(
+    folder: Folder,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Tokenizer folder; default: DIR/.work/tokenizer or DIR/../tokenizer.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Derive every answer again from the documents' text; exit code 1 names the first faults."""
+    from qwenlong.core.tokens import Tokenizer
+    from qwenlong.synthesis.checker.check import check as verify
+    from qwenlong.synthesis.checker.check import load
+
+    sets, documents = load(folder)
+    candidates = [tokenizer] if tokenizer else [folder / ".work" / "tokenizer", folder.parent / "tokenizer"]
+    found = next((path for path in candidates if (path / "tokenizer.json").is_file()), None)
+    if tokenizer is not None and found is None:
+        raise DataError(f"--tokenizer {tokenizer} has no tokenizer.json; give the folder that counted the samples")
+    report = verify(sets, documents, Tokenizer(found) if found else None)
+    summary = {
+        "samples": report.checked,
+        "derived": report.derived,
+        "not_derivable": report.not_derivable,
+        "tokens_counted": report.tokens_counted,
+        "faults": report.faults,
+    }
+    if as_json:
+        typer.echo(json.dumps(summary, sort_keys=True, ensure_ascii=False))
+    else:
+        tokens = f"tokens of {report.tokens_counted} counted" if found else "tokens not counted (no --tokenizer)"
+        typer.echo(
+            f"{report.checked} samples: {report.derived} answers derived again, {report.not_derivable} not derivable, "
+            f"{tokens}, {len(report.faults)} faults"
+        )
+    if not report.ok:
+        first = "\n".join(f"  {fault}" for fault in report.faults[:SHOWN_FAULTS])
+        raise DataError(f"{folder}: {len(report.faults)} faults; run synthesis again. The first:\n{first}")
+
+
+@app.command()
+def show(
+    sample: Annotated[str, typer.Argument(metavar="ID", help="Id of a sample, or its beginning.")],
+    folder: Annotated[
+        Path | None, typer.Option("--data", help="Folder that `synthesize run` wrote; default: that of --config.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration whose results are looked into; default: the laptop's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print one sample with its evidence highlighted and its reasoning chain."""
+    from rich.console import Console
+
+    from qwenlong.core.config import Config
+    from qwenlong.core.config_files import load as load_config
+    from qwenlong.synthesis.checker.check import load
+    from qwenlong.synthesis.show import lines
+
+    if folder is None:
+        folder = Path((load_config(config) if config else Config()).run.results) / "synthesis"
+    sets, documents = load(folder)
+    found = [item for samples in sets.values() for item in samples if item.id.startswith(sample)]
+    if len(found) != 1:
+        near = ", ".join(item.id for item in found[:5]) or "none"
+        raise QwenlongError(f"{len(found)} samples in {folder} start with {sample!r} ({near}); give one whole id")
+    if as_json:
+        typer.echo(found[0].model_dump_json())
+        return
+    console = Console(highlight=False)
+    for line in lines(found[0], documents):
+        console.print(line, soft_wrap=True)
+
+
+@app.command()
+def graph(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with documents.parquet.")],
+    out: Annotated[Path, typer.Option(help="GraphML file.")],
+    as_json: Json = False,
+) -> None:
+    """Export the knowledge graph of a folder's documents as GraphML."""
+    from qwenlong.core.files import read_parquet
+    from qwenlong.core.records import Document
+    from qwenlong.synthesis.graph import build
+
+    made = build(sorted(read_parquet(folder / "documents.parquet", Document), key=lambda d: d.id))
+    made.write_graphml(out)
+    sizes = {"nodes": made.graph.number_of_nodes(), "edges": made.graph.number_of_edges(), "output": str(out)}
+    typer.echo(json.dumps(sizes) if as_json else f"{sizes['nodes']} nodes, {sizes['edges']} edges -> {out}")

@@ -1,0 +1,80 @@
+"""One DuckDB table of all numbers with their source span, behind a connection that can only read it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from qwenlong.core.errors import QwenlongError
+from qwenlong.synthesis.parse import Cell
+
+#: Rows that a question's query may return.
+MAX_ROWS = 1000
+
+
+class Table:
+    """The table `cells(document, entity, field, item, year, value, unit, start, stop)`, read-only.
+
+    The connection has no file or network access, one thread, little memory, and a configuration that cannot be
+    changed any more. Use as a context manager.
+    """
+
+    def __init__(self, cells: Iterable[Cell], memory_mb: int = 256) -> None:
+        import duckdb
+        import pyarrow as pa
+
+        self._folder = tempfile.TemporaryDirectory(prefix="qwenlong-cells-")
+        file = str(Path(self._folder.name) / "cells.duckdb")
+        rows = list(cells)
+        columns = {
+            name: pa.array([getattr(cell, name) for cell in rows], type=pa.string())
+            for name in ("document", "entity", "field", "item", "year", "unit")
+        }
+        columns["value"] = pa.array([_fixed(cell.value) for cell in rows], type=pa.decimal128(28, 6))
+        columns["start"] = pa.array([cell.start for cell in rows], type=pa.int64())
+        columns["stop"] = pa.array([cell.end for cell in rows], type=pa.int64())
+        with duckdb.connect(file) as writer:
+            writer.register("incoming", pa.table(columns))
+            writer.execute("CREATE TABLE cells AS SELECT * FROM incoming")
+        options: dict[str, Any] = {
+            "enable_external_access": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "threads": 1,
+            "memory_limit": f"{memory_mb}MB",
+        }
+        self._connection = duckdb.connect(file, read_only=True, config=options)
+        self._connection.execute("SET lock_configuration = true")
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection and remove the file."""
+        self._connection.close()
+        self._folder.cleanup()
+
+    def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Run one query. Raises QwenlongError for SQL that fails or returns more than MAX_ROWS rows."""
+        import duckdb
+
+        try:
+            rows = self._connection.execute(sql, list(parameters)).fetchmany(MAX_ROWS + 1)
+        except duckdb.Error as error:
+            raise QwenlongError(f"query failed: {sql[:200]!r}: {str(error)[:200]}; mend the template") from error
+        if len(rows) > MAX_ROWS:
+            raise QwenlongError(f"query returns more than {MAX_ROWS} rows: {sql[:200]!r}; narrow the template")
+        return rows
+
+
+def _fixed(value: Decimal) -> Decimal:
+    return value.quantize(Decimal("0.000001"))

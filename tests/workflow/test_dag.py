@@ -1,0 +1,149 @@
+"""The DAG against the recipe, for the paper's configuration and the laptop's."""
+
+from __future__ import annotations
+
+import pytest
+
+MODELS = ("base", "naive_grpo", "rl_1", "rl_2", "rl_3", "memory_rl", "sce_merge", "rl_4")
+ROWS = (
+    "grpo",
+    "task_balanced",
+    "task_balanced_batch_std",
+    "task_balanced_task_batch_std",
+    "token_clip_low_entropy",
+    "token_clip_high_entropy",
+    "sequence_clip_low_entropy",
+    "sequence_clip_high_entropy",
+    "aepo",
+    "aepo_balanced_task_std",
+)
+# The rule that makes each model.
+MAKER = {
+    "base": "base",
+    "naive_grpo": "convert_naive",
+    "rl_1": "convert_1",
+    "rl_2": "convert_2",
+    "rl_3": "convert_3",
+    "memory_rl": "convert_memory",
+    "sce_merge": "sce_merge",
+    "rl_4": "convert_4",
+}
+
+# Node: what it reads from. The specification's section on the pipeline, spelled out.
+RECIPE = {
+    "tokenizer": {"corpus"},
+    "synthesis": {"corpus", "tokenizer"},
+    "base": {"synthesis", "tokenizer"},
+    "verification": {"synthesis", "base"},
+    "difficulty": {"verification", "synthesis", "base"},
+    "bins": {"difficulty"},
+    # base -> score_1 -> rl_1 -> convert_1 -> score_2 -> rl_2 -> convert_2 -> score_3 -> rl_3 -> convert_3
+    "score_1": {"bins", "synthesis", "base"},
+    "rl_1": {"score_1", "synthesis", "base"},
+    "convert_1": {"rl_1", "base"},
+    "score_2": {"bins", "synthesis", "convert_1"},
+    "rl_2": {"score_2", "synthesis", "convert_1"},
+    "convert_2": {"rl_2", "convert_1"},
+    "score_3": {"bins", "synthesis", "convert_2"},
+    "rl_3": {"score_3", "synthesis", "convert_2"},
+    "convert_3": {"rl_3", "convert_2"},
+    # -> memory_rl -> convert_memory
+    "memory_rl": {"synthesis", "convert_3"},
+    "convert_memory": {"memory_rl", "convert_3"},
+    # {base, convert_3, convert_memory} -> sce_merge -> score_4 -> rl_4 -> convert_4
+    "sce_merge": {"base", "convert_3", "convert_memory"},
+    "score_4": {"bins", "synthesis", "sce_merge"},
+    "rl_4": {"score_4", "synthesis", "sce_merge"},
+    "convert_4": {"rl_4", "sce_merge"},
+    # base -> naive_grpo -> convert_naive
+    "naive_grpo": {"bins", "synthesis", "base"},
+    "convert_naive": {"naive_grpo", "base"},
+}
+
+
+def expected(rows):
+    """The whole DAG with the audit at its end, which waits for the ablation rows given."""
+    edges = dict(RECIPE)
+    full = {f"evaluate_full {model} heldout": {"synthesis", maker} for model, maker in MAKER.items()}
+    agent = {
+        f"evaluate_agent {model} heldout_long": {"synthesis", maker}
+        for model, maker in MAKER.items()
+        if model != "naive_grpo"
+    }
+    branch = {}
+    for row in rows:
+        branch[f"ablation_{row}"] = {"bins", "synthesis", "base"}
+        branch[f"convert_ablation {row}"] = {f"ablation_{row}", "base"}
+        branch[f"evaluate_ablation {row} heldout"] = {"synthesis", f"convert_ablation {row}"}
+    stages = {"rl_1", "rl_2", "rl_3", "memory_rl", "rl_4", "naive_grpo"}
+    scores = {"score_1", "score_2", "score_3", "score_4"}
+    selection = {"corpus", "synthesis", "verification", "difficulty", "bins", "sce_merge"}
+    last = {node for node in branch if node.startswith("evaluate_")}
+    audit = {"audit": {*stages, *scores, *selection, *full, *agent, *last}, "all": {"audit"}}
+    return edges | full | agent | branch | audit
+
+
+@pytest.mark.parametrize(("config", "rows"), [("configs/paper.yaml", ROWS), (None, ()), ("configs/h200.yaml", ())])
+def test_nodes_and_edges_are_those_of_the_recipe(plan, config, rows):
+    found = plan(config)
+    edges = {name: reads for name, reads in found.edges.items() if name.split()[0] not in ("fetch", "corpus")}
+    assert edges == expected(rows)
+    fetched = {name for name in found.jobs if name.startswith("fetch ")}
+    assert found.edges["corpus"] == fetched
+    assert len(fetched) == len(found.run.corpus.sources)
+
+
+def test_eight_models_are_evaluated_and_all_but_naive_grpo_through_the_agent(plan):
+    jobs = plan("configs/paper.yaml", "evaluate").jobs
+    assert {name.split()[1] for name in jobs if name.startswith("evaluate_full")} == set(MODELS)
+    assert {name.split()[1] for name in jobs if name.startswith("evaluate_agent")} == set(MODELS) - {"naive_grpo"}
+
+
+@pytest.mark.parametrize(
+    ("target", "last", "absent"),
+    [
+        ("corpus", "corpus", "synthesis"),
+        ("synthesis", "synthesis", "base"),
+        ("rl_stage_1", "rl_1", "convert_1"),
+        ("rl_stage_2", "rl_2", "convert_2"),
+        ("rl_stage_3", "rl_3", "convert_3"),
+        ("rl_stage_4", "rl_4", "convert_4"),
+        ("memory_rl", "memory_rl", "convert_memory"),
+        ("merge", "sce_merge", "score_4"),
+        ("convert", "convert_4", "evaluate_full base heldout"),
+        ("evaluate", "evaluate_full rl_4 heldout", "audit"),
+        ("ablations", "evaluate_ablation aepo heldout", "rl_1"),
+        ("audit", "audit", "all"),
+    ],
+)
+def test_named_targets_end_where_they_say(plan, target, last, absent):
+    jobs = plan(None, target).jobs
+    assert last in jobs
+    assert absent not in jobs
+
+
+def test_every_ablation_row_is_trained_converted_and_evaluated(plan):
+    jobs = plan(None, "ablations").jobs
+    for row in ROWS:
+        assert {f"ablation_{row}", f"convert_ablation {row}", f"evaluate_ablation {row} heldout"} <= set(jobs)
+
+
+def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
+    import re
+
+    found = 0
+    for file in sorted(root.glob("workflow/rules/*.smk")):
+        if file.name == "targets.smk":
+            continue
+        text = file.read_text(encoding="utf-8")
+        for block in re.split(r"(?m)^\s*rule\b|^use rule", text)[1:]:
+            name = block.strip().split("\n")[0]
+            if "evaluate_full as" in block:
+                continue  # inherits what it does not set
+            keys = re.findall(r"(?m)^ {4,8}(input|output|log|benchmark|threads|resources|params|shell):", block)
+            order = ["input", "output", "log", "benchmark", "threads", "resources", "params", "shell"]
+            assert keys == [key for key in order if key in keys], f"{file.name}: {name}: keys stand as {keys}"
+            assert set(order[1:]) <= set(keys), f"{file.name}: {name}: lacks {set(order) - set(keys)}"
+            assert re.search(r"code=(code|module)_digest\(", block), f"{file.name}: {name}: no code digest"
+            found += 1
+    assert found == 16

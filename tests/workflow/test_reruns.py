@@ -1,0 +1,79 @@
+"""What a change reruns. A run's files are made empty and adopted with `--touch`, which records what each rule read."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+STAGES_AFTER_FIRST = {"convert_1", "score_2", "rl_2", "convert_2", "score_3", "rl_3", "convert_3", "memory_rl"}
+STAGES_AFTER_FIRST |= {"convert_memory", "sce_merge", "score_4", "rl_4", "convert_4"}
+EVALUATED = {"evaluate_full", "evaluate_agent", "audit", "all"}
+
+
+@pytest.fixture(scope="module")
+def project(make_project):
+    return make_project("configs/tiny.yaml")
+
+
+def test_a_threshold_for_all_stages_reruns_rl_from_the_first_and_nothing_before(project):
+    found = project.planned("training={aepo: {low: 0.4}}")
+    assert set(found) == {"rl_1"} | STAGES_AFTER_FIRST | EVALUATED
+    # base and naive_grpo stay as they are.
+    assert (found["evaluate_full"], found["evaluate_agent"]) == (6, 6)
+
+
+def test_a_threshold_of_stage_2_reruns_from_there(project):
+    found = project.planned("stages={rl_2: {steps: 2, aepo: {low: 0.4, high: 1.0}}}")
+    assert set(found) == {"rl_2"} | (STAGES_AFTER_FIRST - {"convert_1", "score_2"}) | EVALUATED
+    assert found["evaluate_full"] == 5
+
+
+def test_other_settings_rerun_what_reads_them(project):
+    assert set(project.planned("merge={select_top: 0.5}")) == {"sce_merge", "score_4", "rl_4", "convert_4"} | EVALUATED
+    assert set(project.planned("evaluation={max_output_tokens: 8}")) == EVALUATED
+    assert set(project.planned("agent={memory_tokens: 12}")) == EVALUATED - {"evaluate_full"}
+    assert "fetch" not in project.planned("run={seed: 3}")
+    assert "corpus" in project.planned("run={seed: 3}")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["resources={train: {memory_mb: 5000}}", "tracking={uri: null}", "training={save_every: 7}"],
+)
+def test_what_changes_no_result_reruns_nothing(project, override):
+    assert set(project.planned(override)) <= {"audit", "all"}
+
+
+@pytest.mark.parametrize(
+    ("file", "rerun"),
+    [
+        ("evaluation/scoring.py", EVALUATED),
+        ("audit/report.py", {"audit", "all"}),
+        ("checkpoints/sce.py", None),
+    ],
+)
+def test_code_reruns_the_stages_that_use_it(project, file, rerun):
+    path = project.folder / "packages" / "qwenlong" / file
+    text, times = path.read_text(encoding="utf-8"), os.stat(path)
+    path.write_text(text + "\n# changed\n", encoding="utf-8")
+    try:
+        found = set(project.planned())
+    finally:
+        path.write_text(text, encoding="utf-8")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    if rerun is None:
+        assert "convert_1" in found and not found & {"corpus", "synthesis", "base", "score_1", "rl_1"}
+    else:
+        assert found == rerun
+    assert project.planned() == {}
+
+
+def test_the_resolved_configuration_is_kept_and_named_by_its_content(project):
+    from qwenlong.core import config_files
+
+    (file,) = (project.folder / "results/tiny/state/configs").glob("*.yaml")
+    config = config_files.load(file)
+    assert file.stem == config_files.digest(config)[:16]
+    assert (config.run.name, config.tracking.enabled) == ("tiny", False)
+    assert [row.name for row in config.ablations.rows] == ["token_clip_high_entropy"]

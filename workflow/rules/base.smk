@@ -1,0 +1,34 @@
+# The base model: made and warmed up on training samples (nano), or taken from elsewhere (smollm2, hf).
+#
+# In:  R/synthesis/{samples,documents}.parquet, R/tokenizer/
+# Out: R/models/base/                    a Hugging Face directory
+
+
+rule base:
+    input:
+        samples=rules.synthesis.output.samples,
+        documents=rules.synthesis.output.documents,
+        tokenizer=rules.tokenizer.output,
+    output:
+        directory(f"{R}/models/base"),
+    log:
+        f"{R}/logs/base.log",
+    benchmark:
+        f"{R}/benchmarks/base.tsv"
+    threads: cpus("train")
+    resources:
+        **need("generate"),
+    params:
+        code=code_digest(
+            "training.base",
+            "training.copying",
+            "training.prompting",
+            "training.tokenizer",
+            "training.warmup",
+            "synthesis.warmup",
+            "inference",
+        ),
+        config=settings("base", "run.seed"),
+    shell:
+        'qwenlong train base --config "$QWENLONG_CONFIG" --samples {input.samples:q} --documents {input.documents:q}'
+        " --tokenizer {input.tokenizer:q} --out {output:q} > {log:q} 2>&1"

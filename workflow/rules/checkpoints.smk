@@ -1,0 +1,51 @@
+# From verl's shards to models, and the SCE merge.
+#
+# In:  R/stages/<stage>/policy/, R/models/<parent>/
+# Out: R/models/<stage>/                 float32 safetensors in a Hugging Face directory
+#      R/models/sce_merge/               the merge of rl_3 and memory_rl
+
+for stage in RL_STAGES:
+
+    rule:
+        name:
+            {"memory_rl": "convert_memory", "naive_grpo": "convert_naive"}.get(stage, f"convert_{stage[-1]}")
+        input:
+            policy=f"{R}/stages/{stage}/policy",
+            like=f"{R}/models/{PARENTS[stage]}",
+        output:
+            directory(f"{R}/models/{stage}"),
+        log:
+            f"{R}/logs/convert/{stage}.log",
+        benchmark:
+            f"{R}/benchmarks/convert/{stage}.tsv"
+        threads: cpus("merge")
+        resources:
+            **need("merge"),
+        params:
+            code=code_digest("checkpoints"),
+        shell:
+            'qwenlong checkpoint convert {input.policy:q} {output:q} --like {input.like:q} --config "$QWENLONG_CONFIG"'
+            " > {log:q} 2>&1"
+
+
+rule sce_merge:
+    input:
+        base=f"{R}/models/{RUN.merge.base}",
+        experts=[f"{R}/models/rl_3", f"{R}/models/memory_rl"],
+    output:
+        directory(f"{R}/models/sce_merge"),
+    log:
+        f"{R}/logs/sce_merge.log",
+    benchmark:
+        f"{R}/benchmarks/sce_merge.tsv"
+    threads: cpus("merge")
+    resources:
+        **need("merge"),
+    params:
+        code=code_digest("checkpoints"),
+        config=settings("merge"),
+        experts=lambda wildcards, input: [word for expert in input.experts for word in ("--expert", expert)],
+        state=f"{R}/state/merge",
+    shell:
+        'qwenlong checkpoint merge --method sce --config "$QWENLONG_CONFIG" --base {input.base:q} {params.experts:q}'
+        " --state {params.state:q} --out {output:q} > {log:q} 2>&1"

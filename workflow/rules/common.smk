@@ -1,0 +1,144 @@
+# What all rules share: the configuration of the run, paths, and the parameters that decide what is rerun.
+#
+# In:  --configfile FILE (one; configs/laptop.yaml when none is named) and --config overrides
+# Out: RUN (the validated configuration), R (results), and the functions below
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import yaml
+
+from qwenlong.core import config_files, processes
+from qwenlong.core.config import MODELS, PARENTS, RL_STAGES, SCORED_STAGES
+from qwenlong.core.errors import ConfigError, QwenlongError, UsageError
+from qwenlong.core.files import (
+    code_digest,
+    digest_value,
+    dump_json,
+    sha256_file,
+    write_text,
+)
+from qwenlong.corpus.sources import chosen
+
+
+def load_run():
+    """Return the configuration: one file, never merged with another one, and --config laid over it.
+
+    A `configfile:` directive would deep-merge the laptop's values into every other file, hence this function.
+    """
+    files = workflow.config_settings.configfiles
+    if len(files) > 1:
+        raise UsageError(
+            f"--configfile names {len(files)} files ({', '.join(map(str, files))}); they would be merged key by key. "
+            "Name one, and change single values with --config 'run={seed: 3}'"
+        )
+    file = Path(files[0] if files else Path(workflow.basedir, "configs", "laptop.yaml"))
+    if file.is_relative_to(Path.cwd()):
+        file = file.relative_to(Path.cwd())
+    run = config_files.load(file)
+    overrides = workflow.config_settings.config
+    if not overrides:
+        return run
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return config_files.build(overlay(values, overrides), Path(f"{file} with --config"))
+
+
+def overlay(values, changes):
+    """Return nested `values` with `changes` laid over; leaves from the command line are text and are read as YAML."""
+    merged = dict(values)
+    for key, change in changes.items():
+        if isinstance(change, dict):
+            old = merged.get(key)
+            merged[key] = overlay(old if isinstance(old, dict) else {}, change)
+        else:
+            merged[key] = yaml.safe_load(change) if isinstance(change, str) else change
+    return merged
+
+
+def refuse(error):
+    """End with the message alone: a traceback through Snakemake's parser helps nobody."""
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+
+
+def settings(*keys, **extra):
+    """Return the named parts of the configuration as JSON: the parameter that tells Snakemake what a rule reads.
+
+    Keys are dotted ("selection.k", "merge"). A value that is not named here changes nothing for the rule.
+    """
+    values = dict(extra)
+    for key in keys:
+        value = RUN
+        for part in key.split("."):
+            value = getattr(value, part)
+        values[key] = value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+    return dump_json(values)
+
+
+def stage_settings(stage):
+    """Return what a resolved StageConfig decides; where checkpoints for resuming are saved decides nothing."""
+    return stage.model_dump(mode="json", exclude={"save_every"})
+
+
+def limits(name):
+    """Return what scoring the data of a stage reads of that stage: limits and sampling, not its loss."""
+    keys = {"max_input_tokens", "max_output_tokens", "temperature", "top_p"}
+    return RUN.stage(name).model_dump(mode="json", include=keys)
+
+
+def module_digest(*names):
+    """Return a digest of modules alone, without `core`: for what `core` cannot change."""
+    root = Path(config_files.__file__).parents[1]
+    return digest_value([sha256_file(root.joinpath(*name.split(".")).with_suffix(".py")) for name in names])[:16]
+
+
+def need(kind):
+    """Return the resources of a kind of work, under the names that Snakemake and its Slurm executor know."""
+    wanted = getattr(RUN.resources, kind)
+    resources = {"mem_mb": wanted.memory_mb, "runtime": wanted.runtime_minutes}
+    if wanted.nodes > 1:
+        resources["nodes"] = wanted.nodes
+    if wanted.gpus:
+        resources["gres"] = f"gpu:{wanted.gpus}"
+    if wanted.partition:
+        resources["slurm_partition"] = wanted.partition
+    return resources
+
+
+def cpus(kind):
+    """Return the cores of a kind of work."""
+    return getattr(RUN.resources, kind).cpus
+
+
+def evaluations(models, benchmarks):
+    """Return the score files of models on benchmarks."""
+    return [f"{R}/evaluation/{model}/{benchmark}/scores.json" for model in models for benchmark in benchmarks]
+
+
+try:
+    RUN = load_run()
+    SOURCES = {source.name: source for source in chosen(RUN.corpus.registry, RUN.corpus.sources)}
+    for benchmark in (*RUN.evaluation.benchmarks, *RUN.evaluation.agent_benchmarks):
+        if benchmark not in ("heldout", "heldout_long"):
+            raise ConfigError(f"evaluation: benchmark {benchmark!r} has no data here; use heldout or heldout_long")
+except QwenlongError as error:
+    refuse(error)
+
+# What evaluation reads of the configuration, besides the models.
+EVALUATION_KEYS = [f"evaluation.{key}" for key in ("max_input_tokens", "max_output_tokens", "temperature", "top_p")]
+EVALUATION_KEYS += ["evaluation.samples", "base.window", "llm.evaluation_judge", "engine.dtype", "run.seed"]
+
+R = RUN.run.results
+CACHE = RUN.corpus.cache
+ROWS = [row.name for row in RUN.ablations.rows]
+AGENT_MODELS = [model for model in MODELS if model != "naive_grpo"]
+# The resolved configuration, named by its content: a dry-run with other values cannot change it under a running job.
+RESOLVED = f"{R}/state/configs/{config_files.digest(RUN)[:16]}.yaml"
+EVALUATIONS = evaluations(MODELS, RUN.evaluation.benchmarks) + evaluations(
+    AGENT_MODELS, RUN.evaluation.agent_benchmarks
+)
+ABLATIONS = [
+    f"{R}/ablations/{row}/evaluation/{benchmark}/scores.json" for row in ROWS for benchmark in RUN.evaluation.benchmarks
+]

@@ -1,0 +1,66 @@
+# Samples of the five tasks, with answers computed from the documents.
+#
+# In:  R/corpus/documents.parquet
+# Out: R/tokenizer/                                                      a Hugging Face tokenizer with its chat template
+#      R/synthesis/{samples,heldout,heldout_long,memory}.parquet         Sample records
+#      R/synthesis/documents.parquet                                     the documents that they use
+#      R/synthesis/funnel.json                                           what was made, dropped and kept, by reason
+
+
+rule tokenizer:
+    input:
+        documents=rules.corpus.output.documents,
+    output:
+        directory(f"{R}/tokenizer"),
+    log:
+        f"{R}/logs/tokenizer.log",
+    benchmark:
+        f"{R}/benchmarks/tokenizer.tsv"
+    threads: cpus("light")
+    resources:
+        **need("light"),
+    params:
+        code=code_digest("training.tokenizer"),
+        config=settings(
+            "base.kind",
+            "base.path",
+            "base.revision",
+            "base.nano.vocabulary",
+            "run.seed",
+        ),
+        corpus=subpath(input.documents, parent=True),
+    shell:
+        'qwenlong train tokenizer --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {output:q}'
+        " > {log:q} 2>&1"
+
+
+rule synthesis:
+    input:
+        documents=rules.corpus.output.documents,
+        tokenizer=rules.tokenizer.output,
+    output:
+        samples=f"{R}/synthesis/samples.parquet",
+        heldout=f"{R}/synthesis/heldout.parquet",
+        heldout_long=f"{R}/synthesis/heldout_long.parquet",
+        memory=f"{R}/synthesis/memory.parquet",
+        documents=f"{R}/synthesis/documents.parquet",
+        funnel=report(
+            f"{R}/synthesis/funnel.json",
+            caption="../report/funnel.rst",
+            category="Data",
+        ),
+    log:
+        f"{R}/logs/synthesis.log",
+    benchmark:
+        f"{R}/benchmarks/synthesis.tsv"
+    threads: cpus("light")
+    resources:
+        **need("light"),
+    params:
+        code=code_digest("synthesis"),
+        config=settings("synthesis", "run.seed", "base.window", "llm.generator"),
+        folder=subpath(output.samples, parent=True),
+        corpus=subpath(input.documents, parent=True),
+    shell:
+        'qwenlong synthesize run --config "$QWENLONG_CONFIG" --corpus {params.corpus:q}'
+        " --tokenizer {input.tokenizer:q} --out {params.folder:q} > {log:q} 2>&1"

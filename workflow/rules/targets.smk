@@ -1,0 +1,30 @@
+# Names for parts of the DAG, as in `snakemake --cores all evaluate`.
+# The rules corpus, synthesis, memory_rl and audit are targets by themselves.
+
+for stage in SCORED_STAGES:
+
+    rule:
+        name:
+            f"rl_stage_{stage[-1]}"
+        input:
+            f"{R}/stages/{stage}/policy",
+
+
+rule merge:
+    input:
+        rules.sce_merge.output,
+
+
+rule convert:
+    input:
+        [f"{R}/models/{stage}" for stage in RL_STAGES],
+
+
+rule evaluate:
+    input:
+        EVALUATIONS,
+
+
+rule ablations:
+    input:
+        ABLATIONS,
