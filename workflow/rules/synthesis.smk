@@ -10,6 +10,7 @@
 rule tokenizer:
     input:
         documents=rules.corpus.output.documents,
+        weights=[f"{CACHE}/{name}" for name in MODEL_SOURCES],
     output:
         directory(f"{R}/tokenizer"),
     log:

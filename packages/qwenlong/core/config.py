@@ -323,27 +323,27 @@ class NanoConfig(Section):
     """Entries of the byte-level BPE tokenizer."""
     hidden_size: Annotated[int, Field(ge=16)] = 192
     """Width."""
-    layers: Annotated[int, Field(ge=1)] = 4
+    layers: Annotated[int, Field(ge=1)] = 3
     """Depth."""
-    heads: Annotated[int, Field(ge=1)] = 6
+    heads: Annotated[int, Field(ge=1)] = 4
     """Attention heads."""
     kv_heads: Annotated[int, Field(ge=1)] = 2
     """Key and value heads."""
-    head_dim: Annotated[int, Field(ge=8)] = 32
+    head_dim: Annotated[int, Field(ge=8)] = 64
     """Width of a head."""
     experts: Annotated[int, Field(ge=2)] = 4
     """Experts per layer."""
     experts_per_token: Annotated[int, Field(ge=1)] = 2
     """Experts a token is routed to."""
-    expert_size: Annotated[int, Field(ge=8)] = 192
+    expert_size: Annotated[int, Field(ge=8)] = 128
     """Width of an expert."""
-    warmup_steps: Annotated[int, Field(ge=1)] = 300
+    warmup_steps: Annotated[int, Field(ge=1)] = 280
     """Steps of supervised warm-up."""
     warmup_batch: Annotated[int, Field(ge=1)] = 8
     """Sequences per step of warm-up."""
-    warmup_learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    warmup_learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
     """Peak learning rate of the warm-up (cosine)."""
-    warmup_copy_share: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    warmup_copy_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
     """Share of warm-up sequences that are copying exercises from the documents of training samples."""
     warmup_prompt_weight: Annotated[float, Field(ge=0)] = 0.1
     """Weight of the language-model loss on a share of the prompt's tokens, beside the loss on responses."""

@@ -28,7 +28,7 @@ def fetch(
 
     settings = config_files.load(config).corpus
     cache = out or Path(settings.cache)
-    sources = chosen(settings.registry, tuple(source) if source else settings.sources)
+    sources = chosen(settings.registry, tuple(source) if source else settings.sources, models=bool(source))
     downloaded = fetch_all(sources, cache)
     files = {row.name: str(cache_path(row, cache)) for row in sources}
     if as_json:

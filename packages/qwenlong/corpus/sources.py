@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,7 +39,7 @@ class Source(BaseModel):
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$")
     filename: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*\.(whl|zip|tar\.gz)$", description="plain file name")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file as published")
-    category: Category
+    category: Category | Literal["model"]
     loader: str = Field(min_length=1, description="name in corpus.loaders.LOADERS")
     licence: str = Field(min_length=1, description="licence of the package")
     data_licence: str = Field(min_length=1, description="licence of the texts, or 'unstated'")
@@ -72,8 +73,11 @@ def read_registry(path: str | Path) -> dict[str, Source]:
     return sources
 
 
-def chosen(path: str | Path, names: Sequence[str]) -> list[Source]:
-    """Return the named sources in the order of the names. Raises ConfigError for an unknown or repeated name."""
+def chosen(path: str | Path, names: Sequence[str], *, models: bool = False) -> list[Source]:
+    """Return the named sources in the order of the names. Raises ConfigError for an unknown or repeated name.
+
+    Rows of category "model" carry weights, not documents: they are refused unless `models` is set.
+    """
     registry = read_registry(path)
     if not names:
         raise ConfigError("corpus.sources is empty; name at least one source of " + ", ".join(sorted(registry)))
@@ -85,6 +89,8 @@ def chosen(path: str | Path, names: Sequence[str]) -> list[Source]:
             raise ConfigError(
                 f"corpus.sources: {name!r} is not in {path}; it has {', '.join(sorted(registry)) or 'no rows'}"
             )
+        if registry[name].category == "model" and not models:
+            raise ConfigError(f"corpus.sources: {name!r} is a model, not documents; take it out (base.kind uses it)")
     return [registry[name] for name in names]
 
 

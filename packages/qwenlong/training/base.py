@@ -26,6 +26,8 @@ _SMOLLM2 = "SmolLM2-135M-Instruct"
 _ROPE_THETA = 1e6
 #: A sample makes several memory turns, and they should stay the smaller part of the warm-up.
 _MEMORY_STRIDE = 8
+#: Share of an output limit that a warm-up target may take: sampled responses run longer than what was taught.
+_TARGET_SHARE = 2 / 3
 
 
 def make(
@@ -111,7 +113,8 @@ def _nano(
     from qwenlong.training import warmup
 
     tokenizer, nano = Tokenizer(folder), config.base.nano
-    targets = {sample.id: wording.target(sample, corpus) for sample in samples}
+    limit = int(_TARGET_SHARE * config.selection.max_new_tokens)
+    targets = {sample.id: fitted(wording.target(sample, corpus), tokenizer, limit) for sample in samples}
     turns = memory_turns(config, samples, corpus, tokenizer)
     seed = derive(config.run.seed, "base", "warmup")
     key = digest_value([config.base.model_dump(mode="json"), seed, tokenizer.digest, sorted(targets.items()), len(turns)])
@@ -232,11 +235,29 @@ def memory_turns(
     memory = config.stage("memory_rl").memory
     # The stage's chunk, unless the model's window is smaller than the paper's sizes.
     chunk = min(memory.chunk_tokens if memory else config.base.window, config.base.window // 3)
+    outputs = (memory.memory_tokens, memory.answer_tokens) if memory else (config.base.window, config.base.window)
     turns = []
     for sample in samples[::_MEMORY_STRIDE]:
         for turn in memory_targets(sample, corpus, tokenizer, chunk):
             prompt = tokenizer.encode(tokenizer.render_chat(turn.messages))
-            made = Example(prompt, [*tokenizer.encode(turn.target), tokenizer.eos_id])
+            limit = int(_TARGET_SHARE * outputs["<memory>" not in turn.target])
+            target = fitted(turn.target, tokenizer, limit)
+            made = Example(prompt, [*tokenizer.encode(target), tokenizer.eos_id])
             if len(made) <= config.base.window:
                 turns.append(made)
     return turns
+
+
+def fitted(target: str, tokenizer: Tokenizer, limit: int) -> str:
+    """Return a warm-up target of at most `limit` tokens: the thinking, or the memory, loses its end.
+
+    What stands behind it (the answer, the plan) is never cut, so a long answer may exceed the limit.
+    """
+    if tokenizer.count(target) <= limit:
+        return target
+    close = "\n</think>" if "\n</think>" in target else "</memory>"
+    head, mark, tail = target.partition(close)
+    opening = head[: head.index(">") + 1]
+    ids = tokenizer.encode(head)[: max(0, limit - tokenizer.count(mark + tail))]
+    shortened = tokenizer.decode(ids)
+    return (shortened if shortened.startswith(opening) else opening) + mark + tail

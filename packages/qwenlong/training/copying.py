@@ -22,7 +22,7 @@ _BACK = 3
 #: Weight of the match of the current token and of those before it.
 _MATCH = (1.0, 0.8, 0.65)
 #: Gains of the query and key norms: how sharply position heads and matching heads look.
-_POSITION_GAIN, _MATCH_GAIN = 3.0, 3.0
+_POSITION_GAIN, _MATCH_GAIN = 1.5, 1.2
 #: Scale of the copied embedding relative to the current token's own.
 _COPY_GAIN = 8.0
 #: Frequencies (radians per token) that position heads use, and the largest that matching can bear over a window.

@@ -215,6 +215,20 @@ def test_memory_turns_fit_the_window(folder: Path, tmp_path: Path) -> None:
     assert all(turn.response[-1] == tokenizer.eos_id for turn in turns)
 
 
+@pytest.mark.parametrize("limit", [4, 30, 500])
+def test_targets_keep_their_answer(folder: Path, limit: int) -> None:
+    tokenizer = Tokenizer(folder)
+    answer = "\n</think>\n\nTherefore, the answer is 1"
+    for target, end in (
+        ("<think>\n" + "one two " * 40 + answer, answer),
+        ("<memory>" + "one two " * 40 + "</memory>\n<plan>go</plan>", "</memory>\n<plan>go</plan>"),
+    ):
+        made = base.fitted(target, tokenizer, limit)
+        assert made.startswith(target[:7]) and made.endswith(end)
+        assert tokenizer.count(made) <= max(limit, tokenizer.count(target[:8] + end))
+        assert (made == target) == (limit == 500)
+
+
 def test_any_directory_can_be_the_base(made: Path, tmp_path: Path) -> None:
     settings = Config.model_validate({"base": {"kind": "hf", "path": str(made), "window": 256}})
     tokenizers.build(settings, [], tmp_path / "tokenizer")
