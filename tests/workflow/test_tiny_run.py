@@ -112,7 +112,7 @@ def test_every_output_has_its_provenance_log_and_benchmark(finished, snakemake):
             if key == "output" and path.name != "run.json":
                 assert json.loads(path_of(path).read_text())["output"]["digest"] == digest_path(path), name
             counts[key] += 1
-    assert counts["output"] > 40 and counts["log"] > 40 and counts["benchmark"] > 40
+    assert counts["output"] > 80 and counts["log"] == counts["benchmark"] >= 40
 
 
 def test_nothing_is_left_half_written(finished):

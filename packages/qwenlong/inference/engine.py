@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from qwenlong.core.errors import DataError, UsageError
 from qwenlong.core.files import read_json
@@ -48,9 +47,7 @@ class Generator:
     `model` is a Hugging Face causal model, `max_batch_tokens` bounds rows x (prompt + response) of one batch.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, eos_ids: set[int], pad_id: int, max_batch_tokens: int = 65536
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, eos_ids: set[int], pad_id: int, max_batch_tokens: int = 65536) -> None:
         self.model: Any = model
         kernels.choose(model)
         self.eos_ids = frozenset(eos_ids)
@@ -67,7 +64,9 @@ class Generator:
         Raises UsageError for lists of unequal length and empty prompts.
         """
         if not len(prompts) == len(sampling) == len(seeds):
-            raise UsageError(f"{len(prompts)} prompts, {len(sampling)} samplings, {len(seeds)} seeds; give one of each per row")
+            raise UsageError(
+                f"{len(prompts)} prompts, {len(sampling)} samplings, {len(seeds)} seeds; give one of each per row"
+            )
         results = [Generation() for _ in prompts]
         with self.lock, torch.inference_mode():
             was_training = self.model.training
@@ -150,9 +149,7 @@ class Generator:
             width += 1
 
 
-def _batches(
-    prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], max_tokens: int
-) -> Iterator[list[_Job]]:
+def _batches(prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], max_tokens: int) -> Iterator[list[_Job]]:
     """Yield batches of jobs, longest prompts first, each within `max_tokens` or a single row."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
@@ -179,7 +176,9 @@ def _batches(
         yield jobs
 
 
-def load_model(path: str | Path, dtype: str = "float32", device: str | None = None) -> tuple[torch.nn.Module, Tokenizer]:
+def load_model(
+    path: str | Path, dtype: str = "float32", device: str | None = None
+) -> tuple[torch.nn.Module, Tokenizer]:
     """Load a Hugging Face directory for generation, on the GPU if there is one.
 
     Raises DataError when the directory has no model.
@@ -205,7 +204,9 @@ def eos_ids(path: str | Path) -> set[int]:
     return ids
 
 
-def load_generator(path: str | Path, dtype: str = "float32", max_batch_tokens: int = 65536) -> tuple[Generator, Tokenizer]:
+def load_generator(
+    path: str | Path, dtype: str = "float32", max_batch_tokens: int = 65536
+) -> tuple[Generator, Tokenizer]:
     """Load a directory as a Generator with the ids that end its responses, and its tokenizer."""
     model, tokenizer = load_model(path, dtype)
     ends = eos_ids(path)

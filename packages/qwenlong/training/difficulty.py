@@ -72,7 +72,7 @@ def pass_at_k(
     description: str = "difficulty",
     prompt: Callable[[Sample], list[int]] | None = None,
 ) -> list[Sample]:
-    """Return the samples with `difficulty` filled. Prompts above `max_input_tokens` lose the middle of their context."""
+    """Return the samples with `difficulty` filled. Prompts above `max_input_tokens` lose their middle."""
     prompts = [
         prompt(sample) if prompt else prompt_ids(sample, corpus, tokenizer, max_input_tokens) for sample in samples
     ]

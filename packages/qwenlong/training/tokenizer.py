@@ -41,7 +41,7 @@ def build(config: Config, documents: Sequence[Document], out_dir: str | Path) ->
         else:
             from qwenlong.training.base import source_folder
 
-            with source_folder(config) as source:
+            with source_folder(config, weights=False) as source:
                 copy(source, folder)
 
 
@@ -59,10 +59,15 @@ def _train(base: BaseConfig, documents: Sequence[Document], folder: Path) -> Non
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if not documents:
-        raise DataError("the corpus is empty: a tokenizer cannot be trained on it; check corpus.json for what was dropped")
+        raise DataError(
+            "the corpus is empty: a tokenizer cannot be trained on it; check corpus.json for what was dropped"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
-        [pre_tokenizers.Split(Regex(_SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     trainer = trainers.BpeTrainer(

@@ -64,9 +64,7 @@ def verify(
     Raises DataError when nothing is left.
     """
     blind_prompts = [blind_prompt_ids(sample, tokenizer) for sample in samples]
-    blind = rollouts(
-        samples, blind_prompts, generator, tokenizer, sampling, selection.blind_tries, seed, "blind tries"
-    )
+    blind = rollouts(samples, blind_prompts, generator, tokenizer, sampling, selection.blind_tries, seed, "blind tries")
     wider = [
         extended(sample, corpus, tokenizer, selection.robust_documents, max_input_tokens, seed) for sample in samples
     ]

@@ -62,8 +62,10 @@ def nearer(sample: Sample, share: float, seed: int) -> Sample:
     return sample.model_copy(update={"documents": kept or sample.documents[:1]})
 
 
-def exercise(documents: Sequence[Document], tokenizer: Tokenizer, window: int, seed: int, number: int) -> Example | None:
-    """Return an exercise: continue a line that stands in one of a few passages. None where the draw has no such line."""
+def exercise(
+    documents: Sequence[Document], tokenizer: Tokenizer, window: int, seed: int, number: int
+) -> Example | None:
+    """Return an exercise: continue a line of one of a few passages. None where the draw has no such line."""
     generator = rng(seed, "exercise", number)
     shown = [
         document.model_copy(update={"text": _passage(document.text, generator.random())})

@@ -7,10 +7,18 @@ import threading
 
 import pytest
 import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
 from qwenlong.core.errors import DataError, UsageError
 from qwenlong.inference import engine
 from qwenlong.inference.engine import Generator, Local, Sampling, load_generator
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 VOCABULARY = 97
 SHARED = dict(
@@ -171,9 +179,7 @@ def test_local_batches_concurrent_callers() -> None:
 
     results = asyncio.run(all_rows())
     assert sizes == [6, 1]
-    assert [r.token_ids for r in results] == [
-        r.token_ids for r in plain(rows, [Sampling(5)] * 6, list(range(6)))
-    ]
+    assert [r.token_ids for r in results] == [r.token_ids for r in plain(rows, [Sampling(5)] * 6, list(range(6)))]
 
 
 def test_local_hands_errors_to_the_callers() -> None:

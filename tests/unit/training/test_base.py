@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from qwenlong.core.config import Config
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import digest_path, read_json
@@ -236,9 +237,7 @@ def test_any_directory_can_be_the_base(made: Path, tmp_path: Path) -> None:
     assert report["origin"] == str(made)
     first, _ = load_generator(made)
     second, _ = load_generator(tmp_path / "copy")
-    for (name, one), (_, two) in zip(
-        first.model.state_dict().items(), second.model.state_dict().items(), strict=True
-    ):
+    for (name, one), (_, two) in zip(first.model.state_dict().items(), second.model.state_dict().items(), strict=True):
         assert torch.equal(one, two), name
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from qwenlong.core.errors import DataError
 from qwenlong.core.records import Difficulty, Sample
 from qwenlong.training.bins import balance, bin_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from qwenlong.core.errors import DataError
 from qwenlong.core.records import Difficulty, Sample
 from qwenlong.training.curriculum import select, weight

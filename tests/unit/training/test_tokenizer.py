@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from qwenlong.core.config import Config
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import digest_path

@@ -43,7 +43,7 @@ def parse(source: Source, member: str, text: str) -> Iterator[Document]:
         yield Document(
             id=f"{source.name}/{name}",
             source=source.name,
-            category=source.category,
+            category=source.document_category,
             title=f"Conversation {name[:8]}",
             text="\n".join(lines),
             n_tokens=0,

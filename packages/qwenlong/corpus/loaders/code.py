@@ -31,7 +31,7 @@ def parse(source: Source, member: str, text: str) -> Iterator[Document]:
     yield Document(
         id=f"{source.name}/{path.removesuffix('.py')}",
         source=source.name,
-        category=source.category,
+        category=source.document_category,
         title=path,
         text=text.expandtabs(4).strip("\n"),
         n_tokens=0,

@@ -49,7 +49,7 @@ def parse(source: Source, member: str, text: str) -> Iterator[Document]:
     yield Document(
         id=f"{source.name}/{slug(symbol)}",
         source=source.name,
-        category=source.category,
+        category=source.document_category,
         title=title,
         text="\n\n".join(parts),
         n_tokens=0,

@@ -37,7 +37,7 @@ def parse(source: Source, member: str, text: str) -> Iterator[Document]:
     yield Document(
         id=f"{source.name}/{path}",
         source=source.name,
-        category=source.category,
+        category=source.document_category,
         title=_title(text) or path,
         text=_body(text),
         n_tokens=0,

@@ -40,7 +40,7 @@ def parse(source: Source, member: str, text: str) -> Iterator[Document]:
         yield Document(
             id=f"{source.name}/{identifier}",
             source=source.name,
-            category=source.category,
+            category=source.document_category,
             title=title,
             text=body,
             n_tokens=0,
