@@ -18,7 +18,8 @@ include: "workflow/rules/common.smk"
 processes.protect(workflow, R)
 # Commands find the resolved configuration here. It is not a parameter: only the sections that a rule reads rerun it.
 shell.prefix(
-    f"set -euo pipefail; export QWENLONG_CONFIG={shlex.quote(RESOLVED)}"
+    # Threads that spin while they wait cost a busy machine more than the work itself.
+    f"set -euo pipefail; export OMP_WAIT_POLICY=PASSIVE QWENLONG_CONFIG={shlex.quote(RESOLVED)}"
     f" PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 )
 

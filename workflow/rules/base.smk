@@ -29,7 +29,12 @@ rule base:
             "synthesis.warmup",
             "inference",
         ),
-        config=settings("base", "run.seed"),
+        config=settings(
+            "base",
+            "selection.max_new_tokens",
+            "run.seed",
+            memory=RUN.stage("memory_rl").memory.model_dump(mode="json"),
+        ),
     shell:
         'qwenlong train base --config "$QWENLONG_CONFIG" --samples {input.samples:q} --documents {input.documents:q}'
         " --tokenizer {input.tokenizer:q} --out {output:q} > {log:q} 2>&1"

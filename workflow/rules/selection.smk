@@ -29,6 +29,7 @@ rule verification:
             "selection.drop_blind",
             "selection.blind_tries",
             "selection.require_robust",
+            "selection.robust_documents",
             "selection.max_new_tokens",
             "training.temperature",
             "training.top_p",

@@ -109,7 +109,7 @@ class Sampler:
             covered |= (self._top_k > 0) & (self._top_k <= width)
             if width == vocabulary or bool(covered.all()):
                 break
-            width = vocabulary
+            width = min(vocabulary, 8 * width)
         rank = torch.arange(width, device=log_probs.device)
         kept = before < self._top_p[:, None]
         kept &= (self._top_k[:, None] < 0) | (rank < self._top_k[:, None])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qwenlong.inference.engine import Generator, Sampling
 
 #: Prompts handed to the engine at a time: enough to fill its batches, few enough to show progress.
-_PORTION = 32
+_PORTION = 64
 
 
 def rollouts(

@@ -42,6 +42,7 @@ def environment(config: Config) -> dict[str, str]:
     }
     if cpu:
         variables |= {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+        variables["OMP_WAIT_POLICY"] = "PASSIVE"
         variables["QWENLONG_ROLLOUT_THREADS"] = variables["OMP_NUM_THREADS"]
     return variables
 
