@@ -16,6 +16,7 @@ import torch
 
 from qwenlong.training.losses import policy_gradient
 
+pytestmark = pytest.mark.engines
 LIMIT = 400
 
 
