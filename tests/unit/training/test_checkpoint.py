@@ -37,3 +37,27 @@ def test_prune_keeps_the_newest(tmp_path):
         _write(tmp_path, step)
     prune(tmp_path, keep=2)
     assert sorted(step_of(p) for p in tmp_path.iterdir()) == [9, 10]
+
+
+def test_a_step_whose_checkpoint_is_whole_keeps_its_line_though_the_log_lost_it(tmp_path, capsys):
+    from qwenlong.core.config import Config, RunConfig, StageConfig
+    from qwenlong.training.verl_plugin.launch import Stage
+
+    for name in ("samples", "documents", "model"):
+        (tmp_path / name).write_text(name)
+    stage = Stage(
+        "rl_1", Config(run=RunConfig(results=str(tmp_path / "results"))), StageConfig(steps=4),
+        samples=tmp_path / "samples", documents=tmp_path / "documents", model=tmp_path / "model", out=tmp_path / "out",
+    )  # fmt: skip
+    assert stage.prepare() is None
+    # Killed after the checkpoint of step 2 and before its line, with half of another line written.
+    (stage.state / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 0.5}\n{"step": 2, "rew')
+    folder = stage.state / "global_step_2"
+    folder.mkdir()
+    (folder / "metrics.json").write_text('{"step": 2, "reward/mean": 0.25}')
+    finish(folder)
+    assert stage.prepare() == folder
+    lines = [json.loads(line) for line in (stage.state / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, "reward/mean": 0.5}, {"step": 2, "reward/mean": 0.25}]
+    assert [a["after"] for a in stage.attempts()] == [0, 2]
+    assert "k = 2 of 4; steps repeated: 0" in capsys.readouterr().err

@@ -10,6 +10,8 @@ from pathlib import Path
 from qwenlong.core.files import write_json
 
 MARKER = "complete.json"
+#: Metrics of the checkpoint's own step.
+METRICS = "metrics.json"
 _STEP = re.compile(r"global_step_(\d+)")
 
 

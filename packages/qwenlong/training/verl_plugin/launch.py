@@ -14,7 +14,7 @@ from qwenlong.core.errors import DataError, QwenlongError
 from qwenlong.core.files import atomic_directory, digest_path, digest_value, write_json
 from qwenlong.core.processes import lock
 from qwenlong.core.seeds import derive
-from qwenlong.training.verl_plugin.checkpoint import latest, step_of
+from qwenlong.training.verl_plugin.checkpoint import METRICS, latest, step_of
 
 MODULES = "qwenlong.training.verl_plugin.register"
 #: Workers that import verl ahead of the actors that will live in them: rollout server, agent loop, load balancer.
@@ -227,7 +227,7 @@ class Stage:
         reached = max((int(line["step"]) for line in logged), default=0)
         attempts = self.attempts()
         if attempts:
-            attempts[-1]["reached"] = max(reached, attempts[-1]["after"])
+            attempts[-1]["reached"] = max(reached, step, attempts[-1]["after"])
             repeated = attempts[-1]["reached"] - step
             print(
                 f"{self.name}: resuming at step k = {step} of {self.stage.steps}; "
@@ -235,6 +235,8 @@ class Stage:
                 file=sys.stderr,
             )
         kept = [line for line in logged if int(line["step"]) <= step]
+        if resume is not None and all(int(line["step"]) != step for line in kept):
+            kept.append(json.loads((resume / METRICS).read_text(encoding="utf-8")))
         from qwenlong.core.files import write_text
 
         write_text(self.state / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))

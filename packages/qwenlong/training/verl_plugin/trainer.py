@@ -20,7 +20,7 @@ from verl.workers.utils.padding import response_to_nested
 
 from qwenlong.core.config import StageConfig
 from qwenlong.training.batch import Rows, plan
-from qwenlong.training.verl_plugin.checkpoint import finish, prune
+from qwenlong.training.verl_plugin.checkpoint import METRICS, finish, prune
 from qwenlong.training.verl_plugin.dataset import SampledLoader
 
 NAME = "qwenlong"
@@ -138,6 +138,7 @@ class QwenlongTrainer(PPOTrainerSync):
             )
 
     def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        self._step_metrics = metrics
         if self._empty:
             # Nothing to learn from: loss 0. No optimizer step either, since Adam would move on its momentum.
             metrics.update({"actor/pg_loss": 0.0, "actor/grad_norm": 0.0})
@@ -166,11 +167,7 @@ class QwenlongTrainer(PPOTrainerSync):
     def _compute_metrics(self, batch: Any, metrics: dict[str, Any], timing_raw: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, **kwargs)
         step = int(kwargs["global_steps"])
-        line = {"step": step, "timing/step": float(timing_raw.get("step", 0.0))}
-        for name in sorted(metrics):
-            value = metrics[name]
-            if isinstance(value, int | float | np.number) or (torch.is_tensor(value) and value.numel() == 1):
-                line[name] = float(value)
+        line = {"step": step, "timing/step": float(timing_raw.get("step", 0.0))} | _numbers(metrics)
         with self.metrics_file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
@@ -179,6 +176,9 @@ class QwenlongTrainer(PPOTrainerSync):
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         state = self.controller.state_dict() if self.controller is not None else None
         (folder / "controller.json").write_text(json.dumps(state), encoding="utf-8")
+        # verl logs a step after its checkpoint: a kill between the two must not lose the step's line.
+        line = {"step": self.global_steps} | _numbers(self._step_metrics)
+        (folder / METRICS).write_text(json.dumps(line), encoding="utf-8")
         finish(folder)
         prune(folder.parent, keep=2)
 
@@ -187,6 +187,15 @@ class QwenlongTrainer(PPOTrainerSync):
         if self.global_steps and self.controller is not None:
             folder = Path(self.config.trainer.resume_from_path)
             self.controller.load_state_dict(json.loads((folder / "controller.json").read_text(encoding="utf-8")))
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics that are single numbers, sorted by name."""
+    return {
+        name: float(value)
+        for name, value in sorted(metrics.items())
+        if isinstance(value, int | float | np.number) or (torch.is_tensor(value) and value.numel() == 1)
+    }
 
 
 def _plain(values: Any) -> list[Any]:
