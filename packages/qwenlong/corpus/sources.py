@@ -39,7 +39,7 @@ class Source(BaseModel):
     version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_-]*$")
     filename: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*\.(whl|zip|tar\.gz)$", description="plain file name")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the file as published")
-    category: Category | Literal["model"]
+    category: Literal["code", "academic", "professional", "general", "dialogue", "model"]
     loader: str = Field(min_length=1, description="name in corpus.loaders.LOADERS")
     licence: str = Field(min_length=1, description="licence of the package")
     data_licence: str = Field(min_length=1, description="licence of the texts, or 'unstated'")

@@ -191,9 +191,12 @@ def test_pipeline_holds_the_configuration(tmp_path: Path) -> None:
     run_id = tracking.begin_pipeline(config)
     assert json.loads((tmp_path / "state" / "mlflow_parent.json").read_text())["run_id"] == run_id
     found = get(config, run_id)
-    assert found.data.params["run.seed"] == "17" and found.data.params["base.nano.layers"] == "4"
+    assert found.data.params["run.seed"] == "17"
+    assert found.data.params["base.nano.layers"] == str(config.base.nano.layers)
     text = (tmp_path / "mlartifacts" / run_id / "artifacts" / "config.yaml").read_text()
-    assert "hidden_size: 192" in text and "hunter2" not in text + json.dumps(found.to_dictionary())
+    assert f"hidden_size: {config.base.nano.hidden_size}" in text and "hunter2" not in text + json.dumps(
+        found.to_dictionary()
+    )
     tracking.end_pipeline(config, "FAILED")
     assert get(config, run_id).info.status == "FAILED"
     tracking.end_pipeline(config, "FINISHED")  # nothing under way: nothing to end

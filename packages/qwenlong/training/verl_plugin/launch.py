@@ -296,7 +296,7 @@ def _import_verl_remote() -> Any:
 
     A worker process that ran it is idle afterwards and becomes one of these actors without importing anything.
     verl starts its actors one after the other, each importing for some 7 s on one core, so imports that run ahead on
-    the other core shorten the start (measured in benchmarks/rl_startup.md).
+    the other core are meant to shorten the start; the gain has not been measured on a quiet machine.
     """
     import ray
 
