@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from qwenlong.core.errors import QwenlongError
+from qwenlong.core.console import reported
 
 app = typer.Typer(help="Report, tables and checks of the claims.", no_args_is_help=True)
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="configuration file of the run")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    try:
-        yield
-    except QwenlongError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
 
 
 @app.command("report")
@@ -39,7 +28,7 @@ def report(
     from qwenlong.core import provenance, tracking
     from qwenlong.core.config_files import load
 
-    with _reported():
+    with reported():
         settings = load(config)
         folder = results if results is not None else Path(settings.run.results)
         with tracking.stage(settings, "audit", {"results": str(folder)}) as tracked:
@@ -69,7 +58,7 @@ def verify(
     """Compute the digests of all outputs and inputs again and name what has changed."""
     from qwenlong.audit.verify import verify as check
 
-    with _reported():
+    with reported():
         count, faults = check(folder)
         if as_json:
             typer.echo(json.dumps({"sidecars": count, "changed": faults}))
@@ -86,7 +75,7 @@ def plan(config: ConfigFile, as_json: AsJson = False) -> None:
     """List the RL stages of a configuration with their sizes; rollout tokens are upper bounds, not estimates."""
     from qwenlong.core.config_files import load
 
-    with _reported():
+    with reported():
         rows = _plan(load(config))
         if as_json:
             typer.echo(json.dumps(rows))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qwenlong.core.console import print_result
+
 if TYPE_CHECKING:
     from qwenlong.core.config import Config
     from qwenlong.core.tracking import Run
@@ -48,7 +50,7 @@ def convert(
         )
         run.log_metrics({"tensors": report["tensors"], "parameters": report["parameters"]})
         run.log_artifact(out / conversion.REPORT)
-    _print(
+    print_result(
         report | {"out": str(out)},
         f"{report['tensors']} tensors, {report['parameters']:,} parameters in {report['dtype']} -> {out}",
         as_json,
@@ -107,7 +109,7 @@ def merge(
         )
         run.log_artifact(out / merging.REPORT)
     coefficients = ", ".join(f"{value:.4f}" for value in total["coefficients"])
-    _print(
+    print_result(
         report | {"out": str(out)},
         f"{total['tensors']} tensors, {total['parameters']:,} parameters; mean coefficients {coefficients}, "
         f"erased {total['erased']:.2%}, reverted {total['reverted']:.2%} -> {out}",
@@ -141,7 +143,7 @@ def verify(
             f"{distance['unchanged_tensors']} of {distance['compared_tensors']} tensors unchanged"
         )
     lines += [f"fault: {fault}" for fault in report["faults"]] or ["no faults"]
-    _print(report, "\n".join(lines), as_json)
+    print_result(report, "\n".join(lines), as_json)
     if report["faults"]:
         raise typer.Exit(1)
 
@@ -183,9 +185,3 @@ def _progress(description: str, counted: Path | None) -> Iterator[Callable[[str]
 def _seed(settings: Config | None) -> int:
     # Neither conversion nor merge draws a number; the sidecar records the run's seed all the same.
     return 0 if settings is None else settings.run.seed
-
-
-def _print(report: dict[str, Any], text: str, as_json: bool) -> None:
-    import json
-
-    typer.echo(json.dumps(report, sort_keys=True) if as_json else text)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwenlong.core.errors import QwenlongError, UsageError
+from qwenlong.core.console import reported
+from qwenlong.core.errors import UsageError
 
 if TYPE_CHECKING:
     from qwenlong.core.config import Config
@@ -21,15 +20,6 @@ app = typer.Typer(help="Run benchmarks, score stored predictions, compare models
 Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="see `qwenlong evaluate list`")]
 Seed = Annotated[int, typer.Option(help="seed of the bootstrap")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    try:
-        yield
-    except QwenlongError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
 
 
 @app.command("list")
@@ -66,7 +56,7 @@ def run(
     from qwenlong.core.config_files import load
     from qwenlong.evaluation.registry import find
 
-    with _reported():
+    with reported():
         chosen = find(benchmark)
         settings = load(config) if config is not None else Config()
         scores = _run(
@@ -158,7 +148,7 @@ def score(
     from qwenlong.evaluation import scoring
     from qwenlong.evaluation.registry import find
 
-    with _reported():
+    with reported():
         chosen = find(benchmark)
         scores = scoring.score(chosen, chosen.load(examples, None), read_jsonl(predictions, Prediction), seed)
         write_json(out, scores)
@@ -175,7 +165,7 @@ def compare(
     """Print B - A in points, paired by item, with 95% bootstrap intervals."""
     from qwenlong.evaluation import compare as comparing
 
-    with _reported():
+    with reported():
         found = comparing.compare(comparing.read_scores(first), comparing.read_scores(second), seed)
         if as_json:
             typer.echo(json.dumps(found))
@@ -194,7 +184,7 @@ def tables(
     from qwenlong.core.files import write_text
     from qwenlong.evaluation import compare as comparing
 
-    with _reported():
+    with reported():
         if not results.is_dir():
             raise UsageError(f"--results {results} is no folder; give the run.results of a configuration")
         text = comparing.tables(results)

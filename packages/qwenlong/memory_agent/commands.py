@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qwenlong.core.console import reported
 from qwenlong.core.errors import QwenlongError, UsageError
 
 if TYPE_CHECKING:
@@ -30,15 +29,6 @@ Seed = Annotated[int, typer.Option(help="seed of the sampling")]
 @app.callback()
 def group() -> None:
     """Answer questions about documents longer than the model's window."""
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    try:
-        yield
-    except QwenlongError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
 
 
 @app.command("answer")
@@ -68,7 +58,7 @@ def answer(
 
     from qwenlong.core.files import digest_path
 
-    with _reported():
+    with reported():
         if mode != "paper":
             raise UsageError(f"--mode {mode!r} is not there; use paper")
         settings = _settings(chunk_tokens, memory_tokens, answer_tokens)
@@ -102,7 +92,7 @@ def one_pass(
     """Answer from whole documents in one pass, without a server."""
     import asyncio
 
-    with _reported():
+    with reported():
         text = _read(document)
         backend = _open(model, None, None, None)
         reply = asyncio.run(_one_pass(question, text, backend, max_tokens, temperature, top_p, seed))

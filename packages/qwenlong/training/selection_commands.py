@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qwenlong.core.console import print_result
+
 if TYPE_CHECKING:
     from qwenlong.core.config import Config
     from qwenlong.core.records import Document, Sample
@@ -51,7 +53,7 @@ def tokenizer(
             extra=result,
         )
         run.log_metrics({"entries": made.vocabulary_size})
-    _print(result, f"tokenizer of {made.vocabulary_size} entries in {out}", as_json)
+    print_result(result, f"tokenizer of {made.vocabulary_size} entries in {out}", as_json)
 
 
 @app.command()
@@ -77,7 +79,7 @@ def base(
             packages=["training", "synthesis", "inference"],
             seed=settings.run.seed,
         )
-    _print(report, f"{report['kind']} base model, {report['parameters']:,} parameters, in {out}", as_json)
+    print_result(report, f"{report['kind']} base model, {report['parameters']:,} parameters, in {out}", as_json)
 
 
 @app.command()
@@ -96,7 +98,7 @@ def verify(
         )  # fmt: skip
         inputs = {"samples": samples, "documents": documents, "model": model}
         _write(out, "verification", kept, report, settings, inputs, run)
-    _print(report, f"{len(kept)} of {len(asked)} samples kept -> {out}", as_json)
+    print_result(report, f"{len(kept)} of {len(asked)} samples kept -> {out}", as_json)
 
 
 @app.command()
@@ -116,7 +118,7 @@ def difficulty(
         report = work.summary(scored)
         inputs = {"samples": samples, "documents": documents, "model": model}
         _write(out, "difficulty", scored, report, settings, inputs, run)
-    _print(report, f"mean reward {report['mean']:.3f} over {report['n']} samples -> {out}", as_json)
+    print_result(report, f"mean reward {report['mean']:.3f} over {report['n']} samples -> {out}", as_json)
 
 
 @app.command()
@@ -132,7 +134,7 @@ def bins(config: ConfigFile, samples: Samples, out: OutFolder, as_json: Json = F
         kept, report = work.balance(scored, chosen.bins, chosen.per_bin, chosen.min_per_bin, settings.run.seed)
         result = {"n": len(kept), "of": len(scored), "sources": report}
         _write(out, "bins", kept, result, settings, {"samples": samples}, run)
-    _print(result, f"{len(kept)} of {len(scored)} samples kept -> {out}", as_json)
+    print_result(result, f"{len(kept)} of {len(scored)} samples kept -> {out}", as_json)
 
 
 @app.command()
@@ -190,7 +192,7 @@ def select(
         }
         inputs = {"samples": samples, "documents": documents, "model": model}
         _write(out, "score", selection.samples, report, settings, inputs, run, file="train.parquet")
-    _print(report, f"{stage}: {len(selection.samples)} of {len(asked)} samples -> {out}", as_json)
+    print_result(report, f"{stage}: {len(selection.samples)} of {len(asked)} samples -> {out}", as_json)
 
 
 @contextmanager
@@ -252,9 +254,3 @@ def _write(
         )
     run.log_metrics({"samples": len(samples)})
     run.log_artifact(summary)
-
-
-def _print(result: dict[str, Any], text: str, as_json: bool) -> None:
-    import json
-
-    typer.echo(json.dumps(result, sort_keys=True) if as_json else text)
