@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,21 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
+def remove_partials(root: str | os.PathLike[str]) -> int:
+    """Remove what writers that were killed left beside their targets under `root`; return how many there were.
+
+    Only for a folder on which nobody else works: a live writer's files look the same.
+    """
+    found = [Path(folder, name) for folder, folders, files in os.walk(root) for name in folders + files]
+    partials = [path for path in found if path.name.startswith(".") and path.name.endswith(".partial")]
+    for path in partials:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return len(partials)
 
 
 def _fsync(path: Path) -> None:
@@ -77,12 +93,26 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _explain(error: OSError, target: Path) -> Exception:
-    if error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return QwenlongError(
-            f"cannot write {target}: {error.strerror}; nothing was left half-written. "
-            "Free space on that file system, or set run.results to another one, and run the same command again"
-        )
-    return error
+    return disk_full(target, error.strerror) if error.errno in (errno.ENOSPC, errno.EDQUOT) else error
+
+
+def disk_full(target: str | os.PathLike[str], reason: str | None = None) -> QwenlongError:
+    """Return the error that says that `target` cannot be written for want of space."""
+    return QwenlongError(
+        f"cannot write {target}: {reason or os.strerror(errno.ENOSPC)}; nothing was left half-written. "
+        "Free space on that file system, or set run.results to another one, and run the same command again"
+    )
+
+
+@contextmanager
+def all_or_none(*paths: Path) -> Iterator[None]:
+    """Files that belong together: when the block fails, those of `paths` that it wrote or found are removed."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

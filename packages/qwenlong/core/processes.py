@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwenlong.core.errors import QwenlongError
-from qwenlong.core.files import write_json
+from qwenlong.core.files import remove_partials, write_json
 from qwenlong.core.logs import command_line
 from qwenlong.core.ownership import VARIABLE, Identity, held_since, host, join, lock, mark, parse_mark, run_digest
 
@@ -138,14 +138,15 @@ class _Watch(threading.Thread):
 def guard(results: str | Path, workdir: str | Path) -> None:
     """Make this process the one snakemake that works on `results`, and clear up after one that was killed.
 
-    Takes `<results>/state/snakemake.lock` for the life of the process, ends survivors of dead runs, and removes
-    Snakemake's own locks under `workdir` that belong to nobody alive. Raises QwenlongError naming the pid and since
-    when, where another live snakemake holds the lock, or when a survivor cannot be ended.
+    Takes `<results>/state/snakemake.lock` for the life of the process, ends survivors of dead runs, and removes their
+    half-written files and Snakemake's own locks under `workdir` that belong to nobody alive. Raises QwenlongError
+    naming the pid and since when, where another live snakemake holds the lock, or when a survivor cannot be ended.
     """
     state = Path(results) / "state"
     lock(state / "snakemake.lock", "snakemake", results)
     os.environ[VARIABLE] = mark(results, Identity.own())
     end_survivors(results)
+    remove_partials(results)
     _clean_register(state / "processes")
     _remove_stale_locks(Path(workdir) / ".snakemake", Path(results))
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwenlong.core.config import Config
 from qwenlong.core.errors import DataError, QwenlongError
-from qwenlong.core.files import code_digest, read_json, write_json
+from qwenlong.core.files import code_digest, disk_full, read_json, write_json
 from qwenlong.core.logs import command_line, get, redact, redact_text
 from qwenlong.core.ownership import Identity, host, join
 from qwenlong.core.processes import terminate_as_exit
@@ -71,6 +71,8 @@ def _retry(call: Callable[[], T]) -> T:
             return call()
         except Exception as error:  # MLflow wraps the driver's error in its own, with the text kept
             locked = "database is locked" in str(error) or "database table is locked" in str(error)
+            if "disk is full" in str(error) or "No space left" in str(error):
+                raise disk_full("the MLflow store") from error
             if not locked or time.monotonic() >= end:
                 raise
         time.sleep(pause)
@@ -290,4 +292,10 @@ def stage(config: Config, name: str, params: Mapping[str, Any] | None = None) ->
             raise
         finally:
             _active.remove(run)
-            store.end(run_id, status)
+            try:
+                store.end(run_id, status)
+            except Exception as error:
+                # What made the stage fail is what the user must see; `bury_dead` marks the run later.
+                if status == "FINISHED":
+                    raise
+                _LOG.warning("MLflow run %s could not be marked %s: %s", run_id, status, redact_text(str(error))[:200])

@@ -64,25 +64,27 @@ def build(config: Config, cache: str | Path) -> tuple[list[Document], dict[str, 
 def write(
     config: Config, cache: str | Path, out: str | Path, documents: Sequence[Document], stats: dict[str, Any]
 ) -> None:
-    """Write documents.parquet and corpus.json into `out`, each with its provenance sidecar."""
-    from qwenlong.core.files import write_json, write_parquet
-    from qwenlong.core.provenance import sidecar
+    """Write documents.parquet and corpus.json into `out`, each with its provenance sidecar: all or none."""
+    from qwenlong.core.files import all_or_none, write_json, write_parquet
+    from qwenlong.core.provenance import path_of, sidecar
 
     folder = Path(out)
     inputs = {
         source.name: cache_path(source, cache) for source in chosen(config.corpus.registry, config.corpus.sources)
     }
-    write_parquet(folder / "documents.parquet", documents, Document)
-    write_json(folder / "corpus.json", stats)
-    for name in ("documents.parquet", "corpus.json"):
-        sidecar(
-            folder / name,
-            inputs=inputs | {"registry": Path(config.corpus.registry)},
-            config=config.corpus.model_dump(mode="json"),
-            packages=["corpus"],
-            seed=config.run.seed,
-            extra={"documents": len(documents)},
-        )
+    names = ("documents.parquet", "corpus.json")
+    with all_or_none(*(path for name in names for path in (folder / name, path_of(folder / name)))):
+        write_parquet(folder / "documents.parquet", documents, Document)
+        write_json(folder / "corpus.json", stats)
+        for name in names:
+            sidecar(
+                folder / name,
+                inputs=inputs | {"registry": Path(config.corpus.registry)},
+                config=config.corpus.model_dump(mode="json"),
+                packages=["corpus"],
+                seed=config.run.seed,
+                extra={"documents": len(documents)},
+            )
 
 
 def _source(config: Config, source: Source, path: Path) -> tuple[list[Document], dict[str, Any]]:

@@ -147,10 +147,15 @@ def test_whole_tree_killed_the_bare_command_goes_on(toy: Toy) -> None:
             process.kill()
     main.wait()
     assert list((toy.folder / ".snakemake" / "locks").iterdir()) and (toy.results / "b").read_text() == "half"
+    # What a writer leaves that is killed between its first byte and its rename.
+    (toy.results / ".b.0123abcd.partial").write_text("ha")
+    (toy.results / "state" / ".model.0123abcd.partial").mkdir()
+    (toy.results / "state" / ".model.0123abcd.partial" / "weights").touch()
     plan = toy.run("-n", "--quiet", "rules")
     assert plan.returncode == 0, plan.stderr
     assert "ending survivor" not in finish(toy)
     assert toy.ran() == ["a", "b", "b"]
+    assert list(toy.results.rglob("*.partial")) == []
     again = toy.run("--cores", "all")
     assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
 

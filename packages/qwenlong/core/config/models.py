@@ -1,0 +1,132 @@
+"""Sections about models: the base model, endpoints, merging, the memory agent, evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from qwenlong.core.config.section import Section
+
+
+class NanoConfig(Section):
+    """A small Qwen3-MoE made from nothing: tokenizer trained on the corpus, weights warmed up on training samples."""
+
+    vocabulary: Annotated[int, Field(ge=300, le=65536)] = 4096
+    """Entries of the byte-level BPE tokenizer."""
+    hidden_size: Annotated[int, Field(ge=16)] = 192
+    """Width."""
+    layers: Annotated[int, Field(ge=1)] = 3
+    """Depth."""
+    heads: Annotated[int, Field(ge=1)] = 4
+    """Attention heads."""
+    kv_heads: Annotated[int, Field(ge=1)] = 2
+    """Key and value heads."""
+    head_dim: Annotated[int, Field(ge=8)] = 64
+    """Width of a head."""
+    experts: Annotated[int, Field(ge=2)] = 4
+    """Experts per layer."""
+    experts_per_token: Annotated[int, Field(ge=1)] = 2
+    """Experts a token is routed to."""
+    expert_size: Annotated[int, Field(ge=8)] = 128
+    """Width of an expert."""
+    warmup_steps: Annotated[int, Field(ge=1)] = 280
+    """Steps of supervised warm-up."""
+    warmup_batch: Annotated[int, Field(ge=1)] = 8
+    """Sequences per step of warm-up."""
+    warmup_learning_rate: Annotated[float, Field(gt=0)] = 1.5e-3
+    """Peak learning rate of the warm-up (cosine)."""
+    warmup_copy_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of warm-up sequences that are copying exercises from the documents of training samples."""
+    warmup_prompt_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the language-model loss on a share of the prompt's tokens, beside the loss on responses."""
+
+
+class BaseConfig(Section):
+    """The base model: a setting, any causal model works in its place."""
+
+    kind: Literal["nano", "smollm2", "hf"] = "nano"
+    """nano: made by the run; smollm2: SmolLM2-135M-Instruct from its package (dequantised from Q4); hf: `path`."""
+    path: str | None = None
+    """Hugging Face directory or id, for kind hf."""
+    revision: str | None = None
+    """Hub revision, for kind hf."""
+    window: Annotated[int, Field(ge=64)] = 1024
+    """Window of the model in tokens, prompt and response."""
+    nano: NanoConfig = NanoConfig()
+    """For kind nano."""
+
+    @model_validator(mode="after")
+    def _has_path(self) -> BaseConfig:
+        if self.kind == "hf" and not self.path:
+            raise ValueError("kind hf needs path: a Hugging Face directory or id")
+        return self
+
+
+class EndpointConfig(Section):
+    """An OpenAI-compatible endpoint."""
+
+    base_url: str
+    """Address, up to and with /v1."""
+    model: str
+    """Model name as the server knows it."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the key itself never stands in a file."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Per request."""
+    concurrency: Annotated[int, Field(ge=1)] = 32
+    """Requests in flight."""
+    retries: Annotated[int, Field(ge=0)] = 4
+    """Tries after the first, with growing pauses."""
+
+
+class LLMConfig(Section):
+    """Endpoints. None of them is needed on a laptop."""
+
+    generator: EndpointConfig | None = None
+    """Writes and filters (synthesis)."""
+    reward_judge: EndpointConfig | None = None
+    """Decides equivalence where the reward rule fails."""
+    evaluation_judge: EndpointConfig | None = None
+    """Judges benchmark answers."""
+
+
+class MergeConfig(Section):
+    """SCE merge (SPEC section 5)."""
+
+    select_top: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of elements selected (tau). [assumed: not published]"""
+    select_mode: Literal["reference", "mergekit"] = "reference"
+    """Whether the mask is used for the coefficients only, or also on what is merged."""
+    base: Literal["base", "rl_3"] = "base"
+    """Model the deltas are taken from. [assumed: not published]"""
+
+
+class AgentConfig(Section):
+    """Memory agent at evaluation. Sizes are [assumed: not published]."""
+
+    chunk_tokens: Annotated[int, Field(ge=16)] = 32000
+    """Document tokens per chunk."""
+    memory_tokens: Annotated[int, Field(ge=8)] = 15000
+    """Output limit of one memory update."""
+    answer_tokens: Annotated[int, Field(ge=8)] = 12000
+    """Output limit of the final answer."""
+
+
+class EvaluationConfig(Section):
+    """Evaluation (SPEC section 6)."""
+
+    max_input_tokens: Annotated[int, Field(ge=16)] = 128000
+    """Prompt limit; longer prompts lose their middle. [assumed: 128K = 128000]"""
+    max_output_tokens: Annotated[int, Field(ge=4)] = 50000
+    """Response limit."""
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Sampling temperature."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Nucleus sampling."""
+    samples: Annotated[int, Field(ge=1)] = 1
+    """Responses per item."""
+    benchmarks: tuple[str, ...] = ("heldout",)
+    """Benchmarks run full-context on every checkpoint."""
+    agent_benchmarks: tuple[str, ...] = ("heldout_long",)
+    """Benchmarks run through the memory agent on every checkpoint but naive_grpo."""

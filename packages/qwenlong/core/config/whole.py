@@ -1,0 +1,137 @@
+"""The whole configuration, and how a stage is put together from it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
+from qwenlong.core.config.models import AgentConfig, BaseConfig, EvaluationConfig, LLMConfig, MergeConfig
+from qwenlong.core.config.section import Section
+from qwenlong.core.config.training import (
+    AblationRow,
+    AblationsConfig,
+    EngineConfig,
+    MemoryRLConfig,
+    StageConfig,
+    StageOverrides,
+)
+
+#: Models of the DAG in the order in which the recipe makes them (SPEC section 1).
+RL_STAGES = ("rl_1", "rl_2", "rl_3", "memory_rl", "rl_4", "naive_grpo")
+SCORED_STAGES = ("rl_1", "rl_2", "rl_3", "rl_4")
+MODELS = ("base", "naive_grpo", "rl_1", "rl_2", "rl_3", "memory_rl", "sce_merge", "rl_4")
+#: The model that each RL stage starts from.
+PARENTS = {
+    "rl_1": "base",
+    "rl_2": "rl_1",
+    "rl_3": "rl_2",
+    "memory_rl": "rl_3",
+    "rl_4": "sce_merge",
+    "naive_grpo": "base",
+}
+StageName = Literal["rl_1", "rl_2", "rl_3", "memory_rl", "rl_4", "naive_grpo"]
+
+
+class ResourceConfig(Section):
+    """What one rule asks of the scheduler."""
+
+    cpus: Annotated[int, Field(ge=1)] = 1
+    """Cores."""
+    memory_mb: Annotated[int, Field(ge=100)] = 4000
+    """Memory in MB."""
+    runtime_minutes: Annotated[int, Field(ge=1)] = 60
+    """Wall time in minutes."""
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs per node."""
+    nodes: Annotated[int, Field(ge=1)] = 1
+    """Machines."""
+    partition: str | None = None
+    """Slurm partition; none: the site's default."""
+
+
+class ResourcesConfig(Section):
+    """Resources by kind of work."""
+
+    light: ResourceConfig = ResourceConfig()
+    """Corpus, synthesis, bins, scoring, audit."""
+    generate: ResourceConfig = ResourceConfig()
+    """Base model, difficulty, evaluation."""
+    train: ResourceConfig = ResourceConfig(cpus=2, memory_mb=8000)
+    """verl on Ray."""
+    merge: ResourceConfig = ResourceConfig()
+    """Conversion and merging."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: RunConfig = RunConfig()
+    """The run as a whole."""
+    tracking: TrackingConfig = TrackingConfig()
+    """MLflow."""
+    corpus: CorpusConfig = CorpusConfig()
+    """Documents."""
+    synthesis: SynthesisConfig = SynthesisConfig()
+    """Samples."""
+    selection: SelectionConfig = SelectionConfig()
+    """Verification, difficulty, curriculum."""
+    base: BaseConfig = BaseConfig()
+    """Base model."""
+    training: StageConfig = StageConfig()
+    """Defaults of all RL stages."""
+    stages: dict[StageName, StageOverrides] = Field(default_factory=dict)
+    """What each stage sets differently."""
+    engine: EngineConfig = EngineConfig()
+    """verl, Ray, rollout."""
+    llm: LLMConfig = LLMConfig()
+    """Endpoints."""
+    merge: MergeConfig = MergeConfig()
+    """SCE."""
+    agent: AgentConfig = AgentConfig()
+    """Memory agent at evaluation."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Benchmarks."""
+    ablations: AblationsConfig = AblationsConfig()
+    """Tables 2, 4, 5."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """Scheduler."""
+
+    @model_validator(mode="after")
+    def _stages_resolve(self) -> Config:
+        for name in RL_STAGES:
+            self.stage(name)
+        for row in self.ablations.rows:
+            if isinstance(row, AblationRow):
+                self.ablation(row.name)
+        return self
+
+    def stage(self, name: str) -> StageConfig:
+        """Return the stage with `training`'s values where it sets none. Raises ValueError for an unknown stage."""
+        if name not in RL_STAGES:
+            raise ValueError(f"no stage {name!r}; the stages are {', '.join(RL_STAGES)}")
+        return _overlay(self.training, _STAGE_DEFAULTS.get(name, {}), self.stages.get(name))  # type: ignore[call-overload]
+
+    def ablation(self, name: str) -> StageConfig:
+        """Return the stage of an ablation row: `training`, then `ablations.stage`, then the row."""
+        rows = {row.name: row for row in self.ablations.rows if isinstance(row, AblationRow)}
+        if name not in rows:
+            raise ValueError(f"no ablation {name!r}; ablations.rows has {', '.join(sorted(rows)) or 'none'}")
+        return _overlay(self.training, {}, self.ablations.stage, rows[name].stage)
+
+
+# What the recipe itself fixes for a stage, unless the configuration says otherwise.
+_STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "memory_rl": {"aepo": None, "balanced": False, "advantage": "grpo", "memory": MemoryRLConfig().model_dump()},
+    "naive_grpo": {"aepo": None, "balanced": False, "advantage": "grpo"},
+}
+
+
+def _overlay(base: StageConfig, fixed: dict[str, Any], *layers: StageOverrides | None) -> StageConfig:
+    values = base.model_dump() | fixed
+    for layer in layers:
+        if layer is not None:
+            # Only keys that were written: null is a value ("off"), absence is not.
+            values |= layer.model_dump(include=layer.model_fields_set)
+    return StageConfig.model_validate(values)
