@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -259,6 +260,17 @@ def end_pipeline(config: Config, status: str) -> None:
     (store.results / "state" / "mlflow_parent.json").unlink(missing_ok=True)
 
 
+def _end_fluent(run_id: str, status: str) -> None:
+    """End the run in MLflow's fluent interface, where a trainer's logger has entered it.
+
+    Such a logger ends its run as FINISHED when it is thrown away, be it by a failure and after everything else.
+    """
+    mlflow = sys.modules.get("mlflow")
+    active = mlflow.active_run() if mlflow is not None else None
+    if mlflow is not None and active is not None and active.info.run_id == run_id:
+        mlflow.end_run(status)
+
+
 @contextlib.contextmanager
 def stage(config: Config, name: str, params: Mapping[str, Any] | None = None) -> Iterator[Run]:
     """Track a stage: a child of the pipeline's run if one is under way.
@@ -293,6 +305,7 @@ def stage(config: Config, name: str, params: Mapping[str, Any] | None = None) ->
         finally:
             _active.remove(run)
             try:
+                _end_fluent(run_id, status)
                 store.end(run_id, status)
             except Exception as error:
                 # What made the stage fail is what the user must see; `bury_dead` marks the run later.

@@ -107,6 +107,20 @@ def test_status_is_true_whatever_ends_the_stage(config: Config, error: BaseExcep
         assert found.data.tags["qwenlong.error"] == "ValueError: bad <redacted>"
 
 
+def test_a_trainers_logger_that_ends_the_run_later_does_not_call_it_finished(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.store_uri(config))
+    with pytest.raises(SystemExit), tracking.stage(config, "rl_2", {}) as run:
+        mlflow.start_run(run_id=run.run_id)
+        raise SystemExit(143)
+    # What verl's logger does when it is thrown away, and MLflow itself when the process ends.
+    mlflow.end_run()
+    assert get(config, run.run_id).info.status == "FAILED"
+
+
 STAGE = """
 import sys, time
 from pathlib import Path
