@@ -45,6 +45,12 @@ class Run:
         markers = self.state.glob("stages/rl_2/*/global_step_*/complete.json")
         return max((int(m.parent.name.rsplit("_", 1)[1]) for m in markers), default=0)
 
+    def attempts(self) -> list[dict[str, int]]:
+        """What each try of the stage began after, as the trainer records it when it begins."""
+        for file in self.state.glob("stages/rl_2/*/attempts.json"):
+            return json.loads(file.read_text())
+        return []
+
     def trainer(self) -> psutil.Process | None:
         for file in (self.state / "processes").glob("*.json"):
             record = json.loads(file.read_text())
@@ -78,9 +84,10 @@ def _kill(run: Run, how: str, snakemake: subprocess.Popen[bytes]) -> None:
         snakemake.wait()
 
 
-def _wait_for_step(run: Run, step: int, snakemake: subprocess.Popen[bytes]) -> None:
+def _wait_for_a_step(run: Run, attempt: int, snakemake: subprocess.Popen[bytes]) -> None:
+    """Wait until try number `attempt` has finished a step of its own; a survivor's step does not count."""
     deadline = time.monotonic() + 900
-    while run.steps() < step:
+    while len(tries := run.attempts()) < attempt or run.steps() <= tries[-1]["after"]:
         assert snakemake.poll() is None, (run.folder / "snakemake.log").read_text()[-4000:]
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -92,7 +99,7 @@ def test_a_killed_stage_goes_on_with_the_same_command(root, tmp_path, capsys):
     for number, how in enumerate(KILLS):
         before = run.steps()
         snakemake = run.start()
-        _wait_for_step(run, before + 1, snakemake)
+        _wait_for_a_step(run, number + 1, snakemake)
         if number == 0:
             second = subprocess.run(run.words, cwd=run.folder, capture_output=True, text=True)
             assert second.returncode != 0 and "another snakemake" in second.stdout + second.stderr
