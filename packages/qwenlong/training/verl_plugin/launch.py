@@ -304,9 +304,14 @@ def _run(config: Any, variables: dict[str, str]) -> None:
 
     # Imported here: verl reads the environment above at import.
     from verl.trainer.main_ppo import TaskRunnerV1
+    from verl.utils import tracking
     from verl.utils.config import validate_config
 
     import qwenlong.training.verl_plugin.trainer  # noqa: F401  registers itself
+
+    # verl calls the run finished on its way out of a failure too, and Ray may abort the process before the stage can
+    # put it right. The run is the stage's, which alone ends it.
+    tracking._MlflowLoggingAdapter.finish = lambda self: None  # type: ignore[method-assign]
 
     validate_config(config=config, use_reference_policy=False, use_critic=False)
     given: Any = OmegaConf.to_container(config.ray_kwargs.ray_init)
