@@ -19,7 +19,7 @@ COMMANDS = {
     "corpus": ("qwenlong.corpus.commands", "app", "Fetch sources and build the corpus."),
     "synthesize": ("qwenlong.synthesis.commands", "app", "Make questions with computed answers from the corpus."),
     "score": ("qwenlong.rewards.commands", "score", "Score responses by rule or judge."),
-    "train": ("qwenlong.training.commands", "app", "Tokenizer, base model, selection of samples, RL stages."),
+    "train": ("qwenlong.nano.commands", "app", "Tokenizer, base model, selection of samples, RL stages."),
     "checkpoint": ("qwenlong.checkpoints.commands", "app", "Convert, merge and verify checkpoints."),
     "agent": ("qwenlong.memory_agent.commands", "app", "Read documents of any length with the memory agent."),
     "evaluate": ("qwenlong.evaluation.commands", "app", "Run and score benchmarks."),

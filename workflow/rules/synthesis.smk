@@ -10,7 +10,7 @@
 rule tokenizer:
     input:
         documents=rules.corpus.output.documents,
-        weights=[f"{CACHE}/{name}" for name in MODEL_SOURCES],
+        weights=BASE_FILES,
     output:
         directory(f"{R}/tokenizer"),
     log:
@@ -26,7 +26,7 @@ rule tokenizer:
             "base.kind",
             "base.path",
             "base.revision",
-            "base.nano.vocabulary",
+            "base.scratch.vocabulary",
             "run.seed",
         ),
         corpus=subpath(input.documents, parent=True),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import random
 
+#: Number of different values of `derive`.
+SEEDS = 2**63
+
 
 def derive(seed: int, *names: object) -> int:
     """Return a 63-bit seed that depends on `seed` and every name, and on nothing else (no hash seed, no platform).

@@ -94,7 +94,11 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
     """
     plan = sets(config)
     sides = dict(
-        zip(("train", "heldout"), split(documents, config.synthesis.heldout_share, config.run.seed), strict=True)
+        zip(
+            ("train", "heldout"),
+            split(documents, config.synthesis.heldout_share, config.synthesis.split_seed),
+            strict=True,
+        )
     )
     whole = graph.build(sorted(documents, key=lambda d: d.id))
     made: dict[str, list[Sample]] = {}

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 from qwenlong.core.errors import DataError
 from qwenlong.core.records import Document
-from qwenlong.core.seeds import derive
+from qwenlong.core.seeds import SEEDS, derive
 from qwenlong.synthesis import parse
 
 
 def split(documents: Sequence[Document], heldout_share: float, seed: int) -> tuple[list[Document], list[Document]]:
     """Return (training, held-out) documents, each sorted by id.
 
-    Per source, entities are ranked by a hash that depends on seed and name; the first `heldout_share` of them, rounded,
-    are held out, and at least one when there are two. Raises DataError when there are no documents.
+    An entity is held out when a hash of seed, source and name, taken as a number in [0, 1), is below `heldout_share`:
+    which ones are does not depend on what else is in the corpus. Per source at least one is held out where there are
+    two, and one stays. Raises DataError when there are no documents.
     """
     if not documents:
         raise DataError("the corpus has 0 documents; check corpus.sources and what corpus.json says was dropped")
@@ -25,8 +26,8 @@ def split(documents: Sequence[Document], heldout_share: float, seed: int) -> tup
     heldout: set[tuple[str, str]] = set()
     for source, names in entities.items():
         ranked = sorted(names, key=lambda name: (derive(seed, "split", source, name), name))
-        share = round(heldout_share * len(ranked))
-        keep = min(max(share, 1), len(ranked) - 1)
+        below = sum(derive(seed, "split", source, name) < heldout_share * SEEDS for name in names)
+        keep = min(max(below, 1), len(ranked) - 1)
         heldout |= {(source, name) for name in ranked[:keep]}
     train: list[Document] = []
     test: list[Document] = []

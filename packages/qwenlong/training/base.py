@@ -1,4 +1,4 @@
-"""The base model as a Hugging Face directory: made here (nano), from its package (smollm2), or anyone's (hf)."""
+"""The base model as a Hugging Face directory: shipped (nano), made here (nano-scratch), or somebody else's."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from qwenlong.core.tokens import Tokenizer
 if TYPE_CHECKING:
     from qwenlong.training.warmup import Example
 
+#: Where the trained nano policy lies, from the project's folder.
+NANO_FOLDER = "models/nano"
 _SMOLLM2 = "SmolLM2-135M-Instruct"
 #: Rotary base of the nano model, as Qwen3's: slow dimensions let heads match content at any distance.
 _ROPE_THETA = 1e6
@@ -43,7 +45,7 @@ def make(
     `samples` and `corpus` are what the nano model is warmed up on; other kinds do not read them. The same inputs,
     configuration, machine and number of threads give the same bytes.
     """
-    if config.base.kind == "nano":
+    if config.base.kind == "nano-scratch":
         model, report = _nano(config, Path(tokenizer), samples, corpus or {}, log)
     else:
         model, report = _taken(config)
@@ -71,7 +73,7 @@ def nano_model(config: Config, tokenizer: Tokenizer) -> Any:
 
     from qwenlong.training import copying
 
-    nano = config.base.nano
+    nano = config.base.scratch
     seed = derive(config.run.seed, "base", "weights")
     shape = Qwen3MoeConfig(
         vocab_size=tokenizer.vocabulary_size,
@@ -114,7 +116,7 @@ def _nano(
     from qwenlong.synthesis import warmup as wording
     from qwenlong.training import warmup
 
-    tokenizer, nano = Tokenizer(folder), config.base.nano
+    tokenizer, nano = Tokenizer(folder), config.base.scratch
     limit = int(_TARGET_SHARE * config.selection.max_new_tokens)
     targets = {sample.id: fitted(wording.target(sample, corpus), tokenizer, limit) for sample in samples}
     turns = memory_turns(config, samples, corpus, tokenizer)
@@ -157,11 +159,17 @@ def _nano(
 
 @contextmanager
 def source_folder(config: Config, weights: bool = True) -> Iterator[Path]:
-    """Yield the directory that kind smollm2 or hf is loaded from; what has to be unpacked is removed afterwards.
+    """Yield the directory that kind nano, smollm2 or hf is loaded from; what has to be unpacked is removed afterwards.
 
     Without `weights` only the tokenizer need be there. Raises DataError where neither can be had.
     """
     base = config.base
+    if base.kind == "nano":
+        folder = Path(base.path or NANO_FOLDER)
+        if not (folder / "config.json").is_file():
+            raise DataError(f"no nano policy in {folder}; it comes with a clone, or `qwenlong train nano` makes it")
+        yield folder
+        return
     if base.kind == "hf":
         folder = Path(base.path or "")
         if folder.is_dir():
@@ -234,7 +242,11 @@ def _taken(config: Config) -> tuple[Any, dict[str, Any]]:
     limit = getattr(model.config, "max_position_embeddings", config.base.window)
     if limit < config.base.window:
         raise DataError(f"base.window = {config.base.window} exceeds the model's {limit} positions; lower it")
-    names = {"smollm2": f"{_SMOLLM2}, dequantised from Q4", "hf": str(config.base.path)}
+    names = {
+        "nano": str(config.base.path or NANO_FOLDER),
+        "smollm2": f"{_SMOLLM2}, dequantised from Q4",
+        "hf": str(config.base.path),
+    }
     return model, {"origin": names[config.base.kind]}
 
 

@@ -1,4 +1,4 @@
-"""The run's tokenizer: a byte-level BPE trained on the corpus for `nano`, the model's own otherwise."""
+"""The run's tokenizer: a byte-level BPE trained on the corpus for `nano-scratch`, the model's own otherwise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from qwenlong.core import templates
-from qwenlong.core.config import BaseConfig, Config
+from qwenlong.core.config import Config
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import atomic_directory, write_json
 from qwenlong.core.records import TASKS, Document
@@ -30,19 +30,18 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", 
 
 
 def build(config: Config, documents: Sequence[Document], out_dir: str | Path) -> None:
-    """Write the tokenizer directory: trained on `documents` for kind nano, copied from the model otherwise.
+    """Write the tokenizer directory: trained on `documents` for kind nano-scratch, copied from the model otherwise.
 
     The same documents and configuration give the same bytes. Raises DataError for an empty corpus and for a model
     without tokenizer.json or chat template.
     """
-    with atomic_directory(out_dir) as folder:
-        if config.base.kind == "nano":
-            _train(config.base, documents, folder)
-        else:
-            from qwenlong.training.base import source_folder
+    if config.base.kind == "nano-scratch":
+        train(documents, config.base.scratch.vocabulary, config.base.window, out_dir)
+        return
+    from qwenlong.training.base import source_folder
 
-            with source_folder(config, weights=False) as source:
-                copy(source, folder)
+    with atomic_directory(out_dir) as folder, source_folder(config, weights=False) as source:
+        copy(source, folder)
 
 
 def copy(source: str | Path, target: str | Path) -> None:
@@ -55,7 +54,11 @@ def copy(source: str | Path, target: str | Path) -> None:
             shutil.copyfile(Path(source) / name, Path(target) / name)
 
 
-def _train(base: BaseConfig, documents: Sequence[Document], folder: Path) -> None:
+def train(documents: Sequence[Document], vocabulary: int, window: int, out_dir: str | Path) -> None:
+    """Write a byte-level BPE tokenizer of `vocabulary` entries, trained on documents and on the prompts' words.
+
+    Raises DataError for an empty corpus.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if not documents:
@@ -71,25 +74,26 @@ def _train(base: BaseConfig, documents: Sequence[Document], folder: Path) -> Non
     )
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     trainer = trainers.BpeTrainer(
-        vocab_size=base.nano.vocabulary - len(THINK),
+        vocab_size=vocabulary - len(THINK),
         special_tokens=[PAD, START, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_texts(documents), trainer)
     tokenizer.add_tokens(list(THINK))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "clean_up_tokenization_spaces": False,
-            "eos_token": END,
-            "model_max_length": base.window,
-            "pad_token": PAD,
-        },
-    )
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    with atomic_directory(out_dir) as folder:
+        tokenizer.save(str(folder / "tokenizer.json"))
+        write_json(
+            folder / "tokenizer_config.json",
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "clean_up_tokenization_spaces": False,
+                "eos_token": END,
+                "model_max_length": window,
+                "pad_token": PAD,
+            },
+        )
+        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
 def _texts(documents: Iterable[Document]) -> Iterator[str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qwenlong.core import templates
-from qwenlong.core.config import NanoConfig
+from qwenlong.core.config import ScratchConfig
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import atomic_file
 from qwenlong.core.progress import Progress
@@ -106,7 +106,7 @@ def schedule(
     turns: Sequence[Example],
     corpus: Mapping[str, Document],
     tokenizer: Tokenizer,
-    nano: NanoConfig,
+    nano: ScratchConfig,
     window: int,
     seed: int,
 ) -> Iterator[list[list[Example]]]:
@@ -184,7 +184,7 @@ def loss(model: Any, batch: Sequence[Example], prompt_weight: float, step: int, 
 def train(
     model: Any,
     chunks: Callable[[], Iterator[list[list[Example]]]],
-    nano: NanoConfig,
+    nano: ScratchConfig,
     seed: int,
     state: Path,
     key: str,

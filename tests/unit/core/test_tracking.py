@@ -141,6 +141,11 @@ time.sleep(300)
 """
 
 
+def _hear_interrupts() -> None:
+    """Undo what shells do to background jobs, and children inherit: SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def begin(code: str, config: Config, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     file = Path(config.run.results) / "config.yaml"
     if not file.exists():
@@ -148,7 +153,11 @@ def begin(code: str, config: Config, *arguments: str, env: dict[str, str] | None
         file.write_text(dump(config))
     environment = {k: v for k, v in os.environ.items() if k != processes.VARIABLE} | (env or {})
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(file), *arguments], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", code, str(file), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=_hear_interrupts,
     )
 
 
@@ -206,9 +215,9 @@ def test_pipeline_holds_the_configuration(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "state" / "mlflow_parent.json").read_text())["run_id"] == run_id
     found = get(config, run_id)
     assert found.data.params["run.seed"] == "17"
-    assert found.data.params["base.nano.layers"] == str(config.base.nano.layers)
+    assert found.data.params["base.scratch.layers"] == str(config.base.scratch.layers)
     text = (tmp_path / "mlartifacts" / run_id / "artifacts" / "config.yaml").read_text()
-    assert f"hidden_size: {config.base.nano.hidden_size}" in text and "hunter2" not in text + json.dumps(
+    assert f"hidden_size: {config.base.scratch.hidden_size}" in text and "hunter2" not in text + json.dumps(
         found.to_dictionary()
     )
     tracking.end_pipeline(config, "FAILED")

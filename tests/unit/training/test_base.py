@@ -30,7 +30,7 @@ def config(results: Path, **nano: Any) -> Config:
         {
             "run": {"results": str(results)},
             "tracking": {"enabled": False},
-            "base": {"window": 256, "nano": shape | small | nano},
+            "base": {"window": 256, "kind": "nano-scratch", "scratch": shape | small | nano},
         }
     )
 
@@ -148,7 +148,7 @@ def test_directory_is_complete_and_loads(made: Path) -> None:
     assert {"config.json", "model.safetensors", "generation_config.json", "base.json"} <= names
     assert {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"} <= names
     report = read_json(made / "base.json")
-    assert (report["warmup"]["steps"], report["kind"]) == (12, "nano")
+    assert (report["warmup"]["steps"], report["kind"]) == (12, "nano-scratch")
     generator, tokenizer = load_generator(made)
     assert next(generator.model.parameters()).dtype == torch.float32
     assert generator.eos_ids == {tokenizer.eos_id}

@@ -13,7 +13,7 @@ from qwenlong.core.records import Document
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.training import tokenizer as work
 
-CONFIG = Config.model_validate({"base": {"nano": {"vocabulary": 600}}})
+CONFIG = Config.model_validate({"base": {"kind": "nano-scratch", "scratch": {"vocabulary": 600}}})
 TEXTS = [
     "## People\nPopulation: 1,234.5 (2023 est.)\nCapital: Tórshavn\n",
     "| Item | 2021 | 2022 |\n| --- | --- | --- |\n| Revenue | 12.5 | 17 |\n",

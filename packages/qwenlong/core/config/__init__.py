@@ -14,7 +14,8 @@ from qwenlong.core.config.models import (
     EvaluationConfig,
     LLMConfig,
     MergeConfig,
-    NanoConfig,
+    NanoTrainingConfig,
+    ScratchConfig,
 )
 from qwenlong.core.config.section import Section
 from qwenlong.core.config.training import (
@@ -54,7 +55,8 @@ __all__ = [
     "MODELS",
     "MemoryRLConfig",
     "MergeConfig",
-    "NanoConfig",
+    "NanoTrainingConfig",
+    "ScratchConfig",
     "PARENTS",
     "RL_STAGES",
     "ResourceConfig",

@@ -73,7 +73,10 @@ class SynthesisConfig(Section):
     long_heldout_per_task: Annotated[int, Field(ge=0)] = 4
     """Held-out samples per task whose documents exceed the model's window: the memory agent's test."""
     heldout_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Share of documents set aside for held-out samples."""
+    """Share of entities set aside for held-out samples."""
+    split_seed: Annotated[int, Field(ge=0)] = 17
+    """Seed of which entities are held out. Apart from run.seed, so that every run holds out the same ones and the nano
+    policy, which is trained once, has seen none of them."""
     length_targets: tuple[Annotated[int, Field(ge=32)], ...] = (192, 320, 448)
     """Prompt lengths in tokens to which samples are extended with irrelevant documents; drawn uniformly."""
     long_length_target: Annotated[int, Field(ge=32)] = 1400

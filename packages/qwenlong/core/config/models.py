@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from qwenlong.core.config.section import Section
 
 
-class NanoConfig(Section):
+class ScratchConfig(Section):
     """A small Qwen3-MoE made from nothing: tokenizer trained on the corpus, weights warmed up on training samples."""
 
     vocabulary: Annotated[int, Field(ge=300, le=65536)] = 4096
@@ -42,19 +42,77 @@ class NanoConfig(Section):
     """Weight of the language-model loss on a share of the prompt's tokens, beside the loss on responses."""
 
 
+class NanoTrainingConfig(Section):
+    """Training of the nano policy from nothing (docs/nano.md): `qwenlong train nano`. Lengths are prompt tokens."""
+
+    vocabulary: Annotated[int, Field(ge=300, le=8192)] = 6144
+    """Entries of the byte-level BPE tokenizer."""
+    hidden_size: Annotated[int, Field(ge=16)] = 256
+    """Width."""
+    layers: Annotated[int, Field(ge=1)] = 6
+    """Depth."""
+    heads: Annotated[int, Field(ge=1)] = 4
+    """Attention heads."""
+    kv_heads: Annotated[int, Field(ge=1)] = 2
+    """Key and value heads."""
+    head_dim: Annotated[int, Field(ge=8)] = 64
+    """Width of a head."""
+    experts: Annotated[int, Field(ge=2)] = 4
+    """Experts per layer."""
+    experts_per_token: Annotated[int, Field(ge=1)] = 2
+    """Experts a token is routed to."""
+    expert_size: Annotated[int, Field(ge=8)] = 256
+    """Width of an expert."""
+    rope_theta: Annotated[float, Field(gt=1)] = 10000.0
+    """Rotary base."""
+    tokens: Annotated[int, Field(ge=1)] = 180_000_000
+    """Tokens trained on, prompts included, every pass counted."""
+    first_length: Annotated[int, Field(ge=96)] = 192
+    """Bound of the first rounds' prompts."""
+    last_length: Annotated[int, Field(ge=96)] = 768
+    """Bound to which prompts grow."""
+    growth: Annotated[float, Field(gt=1)] = 1.25
+    """Factor by which the bound grows when the gate opens."""
+    gate: Annotated[float, Field(gt=0)] = 0.35
+    """Mean loss of copying, reading, multi-hop and memory updates (nats a token) below which the bound grows."""
+    pools: Annotated[int, Field(ge=1)] = 64
+    """Pools of documents per round."""
+    passes: Annotated[int, Field(ge=1)] = 3
+    """Times that a round's examples are trained on."""
+    batch_tokens: Annotated[int, Field(ge=1024)] = 65536
+    """Padded tokens per step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate (cosine over the tokens)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """AdamW's weight decay of matrices."""
+    prompt_weight: Annotated[float, Field(ge=0)] = 0.1
+    """Weight of the language-model loss at every eighth prompt token, beside the loss on responses."""
+    rise: Annotated[int, Field(ge=1)] = 200
+    """Steps of linear learning-rate growth."""
+    workers: Annotated[int, Field(ge=1)] = 15
+    """Processes that make examples."""
+    measure_pools: Annotated[int, Field(ge=1)] = 140
+    """Pools of held-out names and values from which exercises are taken."""
+    measure_per_kind: Annotated[int, Field(ge=1)] = 500
+    """Exercises of each kind."""
+    measure_batch_tokens: Annotated[int, Field(ge=1024)] = 400_000
+    """Rows times tokens of one batch when measured."""
+
+
 class BaseConfig(Section):
     """The base model: a setting, any causal model works in its place."""
 
-    kind: Literal["nano", "smollm2", "hf"] = "nano"
-    """nano: made by the run; smollm2: SmolLM2-135M-Instruct from its package (dequantised from Q4); hf: `path`."""
+    kind: Literal["nano", "nano-scratch", "smollm2", "hf"] = "nano"
+    """nano: the trained policy that comes with a clone (models/nano); nano-scratch: made by the run; smollm2:
+    SmolLM2-135M-Instruct from its package (dequantised from Q4); hf: `path`."""
     path: str | None = None
-    """Hugging Face directory or id, for kind hf."""
+    """Hugging Face directory or id, for kind hf; for kind nano a folder of `qwenlong train nano`, none: models/nano."""
     revision: str | None = None
     """Hub revision, for kind hf."""
     window: Annotated[int, Field(ge=64)] = 1024
     """Window of the model in tokens, prompt and response."""
-    nano: NanoConfig = NanoConfig()
-    """For kind nano."""
+    scratch: ScratchConfig = ScratchConfig()
+    """For kind nano-scratch."""
 
     @model_validator(mode="after")
     def _has_path(self) -> BaseConfig:

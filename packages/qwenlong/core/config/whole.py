@@ -7,7 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
-from qwenlong.core.config.models import AgentConfig, BaseConfig, EvaluationConfig, LLMConfig, MergeConfig
+from qwenlong.core.config.models import (
+    AgentConfig,
+    BaseConfig,
+    EvaluationConfig,
+    LLMConfig,
+    MergeConfig,
+    NanoTrainingConfig,
+)
 from qwenlong.core.config.section import Section
 from qwenlong.core.config.training import (
     AblationRow,
@@ -79,6 +86,8 @@ class Config(Section):
     """Verification, difficulty, curriculum."""
     base: BaseConfig = BaseConfig()
     """Base model."""
+    nano: NanoTrainingConfig = NanoTrainingConfig()
+    """Training of the policy of base.kind nano; no rule of the workflow reads it."""
     training: StageConfig = StageConfig()
     """Defaults of all RL stages."""
     stages: dict[StageName, StageOverrides] = Field(default_factory=dict)

@@ -1,0 +1,220 @@
+"""Training of the nano policy from nothing: rounds of examples whose prompts grow with what was learned.
+
+A round is made by worker processes while the one before is trained on; its prompt length is decided one round ahead,
+so that the data are a function of seed and losses, not of timing. State is saved between rounds.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from qwenlong.core.config import NanoTrainingConfig
+from qwenlong.core.files import atomic_file
+from qwenlong.core.seeds import derive
+from qwenlong.core.tokens import Tokenizer
+from qwenlong.nano import material
+from qwenlong.nano.episodes import Teacher
+
+#: What shows that reading has formed: the mean loss over these kinds opens the next length.
+GATE = ("copy", "reading_comprehension", "doc_multi_hop", "memory_update")
+
+
+@dataclass
+class Progress:
+    """Where training stands between two rounds."""
+
+    round: int = 0
+    step: int = 0
+    tokens: int = 0
+    length: int = 0
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+_teacher: Teacher | None = None
+#: An example as workers hand it over: kind, token ids of prompt and response, tokens of the prompt.
+Item = tuple[str, "np.ndarray[Any, np.dtype[np.int32]]", int]
+
+
+def _open(path: str, tokenizer: str, seed: int, window: int) -> None:
+    global _teacher
+    torch.set_num_threads(1)
+    _teacher = Teacher(material.load(path), Tokenizer(tokenizer), seed, window)
+
+
+def _make(number: int, length: int) -> list[Item]:
+    assert _teacher is not None
+    return [
+        (e.kind, np.array(e.prompt + e.response, dtype=np.int32), len(e.prompt))
+        for e in _teacher.examples(number, length)
+    ]
+
+
+@contextmanager
+def teachers(
+    path: Path, tokenizer: Path, seed: int, window: int, workers: int
+) -> Iterator[Callable[[int, int], Future[list[Item]]]]:
+    """Yield a function that has worker processes make pool `number` with prompts of up to `length` tokens.
+
+    Each worker reads the material at `path` once. Started afresh rather than forked, since this process may hold a GPU.
+    """
+    opened = (str(path), str(tokenizer), seed, window)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_open, initargs=opened) as pool:
+        try:
+            yield lambda number, length: pool.submit(_make, number, length)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def batches(items: Sequence[Item], tokens: int, rng: random.Random) -> list[list[Item]]:
+    """Return items in batches of similar length, at most `tokens` padded tokens each, in random order."""
+    ordered = sorted(items, key=lambda item: len(item[1]))
+    made: list[list[Item]] = [[]]
+    for item in ordered:
+        if made[-1] and len(item[1]) * (len(made[-1]) + 1) > tokens:
+            made.append([])
+        made[-1].append(item)
+    rng.shuffle(made)
+    return [batch for batch in made if batch]
+
+
+def loss_of(
+    model: Any, batch: Sequence[Item], prompt_weight: float, device: str
+) -> tuple[torch.Tensor, dict[str, list[float]]]:
+    """Return the loss of a batch, and the mean response loss of each example by kind (nats per token)."""
+    width = -(-max(len(ids) for _, ids, _ in batch) // 64) * 64
+    ids = np.zeros((len(batch), width), dtype=np.int64)
+    weight = np.zeros((len(batch), width), dtype=np.float32)
+    answer = np.zeros((len(batch), width), dtype=bool)
+    for row, (_, tokens, begin) in enumerate(batch):
+        ids[row, : len(tokens)] = tokens
+        # Position t predicts token t + 1.
+        weight[row, : begin - 1 : 8] = prompt_weight
+        weight[row, begin - 1 : len(tokens) - 1] = 1.0
+        answer[row, begin - 1 : len(tokens) - 1] = True
+    inputs = torch.from_numpy(ids).to(device, non_blocking=True)
+    weights = torch.from_numpy(weight).to(device, non_blocking=True)
+    cuda = device.startswith("cuda")
+    with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
+        # Padding stands on the right, where causal attention never sees it: no mask.
+        hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state
+        where = weights > 0
+        logits = model.lm_head(hidden[where])
+    every = torch.nn.functional.cross_entropy(logits.float(), inputs.roll(-1, 1)[where], reduction="none")
+    chosen = weights[where]
+    loss = (every * chosen).sum() / chosen.sum()
+    rows = torch.arange(len(batch), device=device)[:, None].expand_as(inputs)[where]
+    responses = torch.from_numpy(answer).to(device)[where]
+    sums = torch.zeros(len(batch), device=device).index_add_(0, rows[responses], every.detach()[responses])
+    counts = torch.zeros(len(batch), device=device).index_add_(0, rows[responses], torch.ones_like(every[responses]))
+    means = (sums / counts).tolist()
+    by_kind: dict[str, list[float]] = {}
+    for (kind, _, _), mean in zip(batch, means, strict=True):
+        by_kind.setdefault(kind, []).append(mean)
+    return loss, by_kind
+
+
+def train(
+    model: Any,
+    plan: NanoTrainingConfig,
+    *,
+    material_path: Path,
+    tokenizer: Path,
+    window: int,
+    seed: int,
+    state: Path,
+    device: str,
+    log: Callable[[dict[str, Any]], None],
+    limit_seconds: float = math.inf,
+) -> Progress:
+    """Train in place on `plan.tokens` tokens, passes counted; `log` hears of every round.
+
+    Resumes from `state`, which is written every few rounds. Stops early, to be resumed, after `limit_seconds`. The data
+    are the same for the same seed and losses; weights differ in rounding between kinds of devices.
+    """
+    entered = time.perf_counter()
+    decay = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": plan.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=plan.learning_rate,
+        betas=(0.9, 0.95),
+        fused=device.startswith("cuda"),
+    )
+    progress = _load(model, optimizer, state, device) or Progress(length=plan.first_length)
+    model.train()
+    with teachers(material_path, tokenizer, seed, window, plan.workers) as make:
+
+        def begin(number: int, length: int) -> list[Future[list[Item]]]:
+            return [make(number * plan.pools + n, length) for n in range(plan.pools)]
+
+        waiting = begin(progress.round, progress.length)
+        while progress.tokens < plan.tokens and time.perf_counter() - entered < limit_seconds:
+            items = [item for future in waiting for item in future.result()]
+            waiting = begin(progress.round + 1, progress.length)
+            started = time.perf_counter()
+            heard: dict[str, list[float]] = {}
+            rng = random.Random(derive(seed, "round", progress.round))
+            for _ in range(plan.passes):
+                for batch in batches(items, plan.batch_tokens, rng):
+                    share = min(1.0, progress.tokens / plan.tokens)
+                    rate = plan.learning_rate * min(1.0, (progress.step + 1) / plan.rise)
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate * max(0.03, 0.5 * (1 + math.cos(math.pi * share)))
+                    loss, by_kind = loss_of(model, batch, plan.prompt_weight, device)
+                    loss.backward()
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                    progress.step += 1
+                    progress.tokens += sum(len(ids) for _, ids, _ in batch)
+                    for kind, values in by_kind.items():
+                        heard.setdefault(kind, []).extend(values)
+            spent = time.perf_counter() - started
+            progress.seconds += spent
+            progress.round += 1
+            progress.losses = {kind: float(np.mean(values)) for kind, values in sorted(heard.items())}
+            gate = float(np.mean([progress.losses[kind] for kind in GATE if kind in progress.losses]))
+            log(
+                {
+                    "round": progress.round, "step": progress.step, "tokens": progress.tokens,
+                    "length": progress.length, "seconds": round(progress.seconds, 1), "gate": round(gate, 4),
+                    "examples": len(items), "train_seconds": round(spent, 2),
+                    "losses": {kind: round(value, 3) for kind, value in progress.losses.items()},
+                }
+            )  # fmt: skip
+            if gate < plan.gate and progress.length < plan.last_length:
+                progress.length = min(plan.last_length, int(progress.length * plan.growth))
+            if progress.round % 10 == 0:
+                _save(model, optimizer, state, progress)
+    _save(model, optimizer, state, progress)
+    return progress
+
+
+def _save(model: Any, optimizer: Any, state: Path, progress: Progress) -> None:
+    with atomic_file(state) as partial:
+        torch.save(
+            {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}, partial
+        )
+
+
+def _load(model: Any, optimizer: Any, state: Path, device: str) -> Progress | None:
+    if not state.is_file():
+        return None
+    stored = torch.load(state, map_location=device, weights_only=True)
+    model.load_state_dict(stored["model"])
+    optimizer.load_state_dict(stored["optimizer"])
+    return Progress(**stored["progress"])
