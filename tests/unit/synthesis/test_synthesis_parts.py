@@ -199,8 +199,19 @@ def test_split_keeps_entities_together(seed: int, n: int, share: float) -> None:
     train, heldout = split(documents, share, seed)
     sides = [{parse.entity(d) for d in side} for side in (train, heldout)]
     assert len(train) + len(heldout) == 2 * n and not sides[0] & sides[1]
-    assert 1 <= len(sides[1]) <= n - 1 and abs(len(sides[1]) - share * n) <= 1
+    assert 1 <= len(sides[1]) <= n - 1
     assert split(documents[::-1], share, seed) == (train, heldout)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.7])
+def test_split_does_not_depend_on_the_rest_of_the_corpus(share: float) -> None:
+    documents = [document("x", "factbook", f"e{i}") for i in range(2000)]
+    heldout = {d.id for d in split(documents, share, 17)[1]}
+    # Five standard deviations of a binomial around the share.
+    assert abs(len(heldout) - share * 2000) < 5 * (2000 * share * (1 - share)) ** 0.5
+    half = documents[::2]
+    assert {d.id for d in split(half, share, 17)[1]} == heldout & {d.id for d in half}
+    assert {d.id for d in split(documents, share, 18)[1]} != heldout
 
 
 def test_split_of_nothing() -> None:
