@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,12 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = keys[..., :end, :], values[..., :end, :]
         return self.keys, self.values
 
+    def take(self, keys: Sequence[tuple[Tensor, Tensor]], values: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Hold the named rows of several [rows, heads, columns, width], aligned at their last column."""
+        columns = max(part.shape[-2] for part, _ in keys)
+        self._buffers = (_aligned(keys, columns), _aligned(values, columns))
+        self.keys, self.values = (buffer[..., :columns, :] for buffer in self._buffers)
+
     def select(self, rows: Tensor, first: int) -> None:
         """Keep these rows (repeats allowed) and the columns from `first` on."""
         columns = self.keys.shape[-2] - first
@@ -46,6 +53,20 @@ def _widened(states: Tensor, columns: int) -> Tensor:
     return wide
 
 
+def _aligned(parts: Sequence[tuple[Tensor, Tensor]], columns: int) -> Tensor:
+    states = parts[0][0]
+    total = sum(len(rows) for _, rows in parts)
+    wide = states.new_empty((total, states.shape[1], columns + _ROOM, states.shape[-1]))
+    start = 0
+    for part, rows in parts:
+        end, missing = start + len(rows), columns - part.shape[-2]
+        # Masked columns are weighed with 0, which a NaN of unset memory would survive.
+        wide[start:end, :, :missing] = 0
+        wide[start:end, :, missing:columns] = part.index_select(0, rows)
+        start = end
+    return wide
+
+
 class RoomyCache(DynamicCache):
     """A cache of layers with full attention; rows and leading columns can be dropped."""
 
@@ -57,6 +78,16 @@ class RoomyCache(DynamicCache):
         """Keep these rows, in this order (repeats allowed), and the columns from `first` on."""
         for layer in self.layers:
             layer.select(rows, first)
+
+
+def join(parts: Sequence[tuple[RoomyCache, Tensor]]) -> RoomyCache:
+    """Return one cache of these rows (repeats allowed) of several caches, narrower ones padded on the left with 0."""
+    joined = RoomyCache(len(parts[0][0].layers))
+    for number, layer in enumerate(joined.layers):
+        layers = [(cache.layers[number], rows) for cache, rows in parts]
+        layer.lazy_initialization(layers[0][0].keys, layers[0][0].values)
+        layer.take([(part.keys, rows) for part, rows in layers], [(part.values, rows) for part, rows in layers])
+    return joined
 
 
 def cache_for(model: torch.nn.Module) -> RoomyCache:

@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from qwenlong.core.errors import DataError, UsageError
 from qwenlong.core.files import read_json
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.inference import kernels
-from qwenlong.inference.cache import cache_for
+from qwenlong.inference.cache import RoomyCache, cache_for, join
 from qwenlong.inference.sampling import Sampler, Sampling, Uniforms
 
 __all__ = ["Generation", "Generator", "Local", "Sampling", "load_generator", "load_model"]
 
 #: Share of finished rows from which a batch is compacted; below it their steps cost less than copying the cache.
 _COMPACT_SHARE = 0.15
+#: Share of the longest prompt up to which shorter ones are padded when prompts are read together.
+_PADDED_SHARE = 0.1
 
 
 @dataclass
@@ -83,29 +86,13 @@ class Generator:
     ) -> None:
         device = next(self.model.parameters()).device
         width = max(len(job.prompt) for job in jobs)
-        ids = torch.full((len(jobs), width), self.pad_id)
-        padding = torch.tensor([width - len(job.prompt) for job in jobs])
-        for row, job in enumerate(jobs):
-            ids[row, width - len(job.prompt) :] = torch.tensor(job.prompt)
-        ids, padding = ids.to(device), padding.to(device)
-        columns = torch.arange(width, device=device)
-        padded = bool(padding.any())
-        cache = cache_for(self.model)
-        logits = self.model(
-            input_ids=ids,
-            # No mask without padding: attention then takes its causal fast path.
-            attention_mask=(columns >= padding[:, None]).long() if padded else None,
-            position_ids=(columns - padding[:, None]).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-
         # From here on one row per response: the prompt's cache is repeated for its samples.
         rows = [row for job in jobs for row in job.rows]
-        source = torch.tensor([n for n, job in enumerate(jobs) for _ in job.rows], device=device)
-        cache.select(source)
-        logits, padding = logits[source], padding[source]
+        padding = torch.tensor([width - len(job.prompt) for job in jobs for _ in job.rows], device=device)
+        parts = [self._prefill(part, device) for part in _similar(jobs)]
+        cache = join([(cache, source) for cache, source, _ in parts])
+        logits = torch.cat([logits for _, _, logits in parts])
+        padded = bool(padding.any())
         sampler = Sampler([sampling[row] for row in rows], device)
         uniforms = Uniforms([seeds[row] for row in rows])
         stops = [self.eos_ids.union(sampling[row].stop_token_ids) for row in rows]
@@ -147,6 +134,39 @@ class Generator:
                 logits_to_keep=1,
             ).logits[:, -1]
             width += 1
+
+    def _prefill(self, jobs: list[_Job], device: torch.device) -> tuple[RoomyCache, Tensor, Tensor]:
+        """Return the cache of the prompts, the row of the cache for each response, and its logits [responses, V]."""
+        width = max(len(job.prompt) for job in jobs)
+        ids = torch.full((len(jobs), width), self.pad_id)
+        padding = torch.tensor([width - len(job.prompt) for job in jobs])
+        for row, job in enumerate(jobs):
+            ids[row, width - len(job.prompt) :] = torch.tensor(job.prompt)
+        ids, padding = ids.to(device), padding.to(device)
+        columns = torch.arange(width, device=device)
+        cache = cache_for(self.model)
+        logits = self.model(
+            input_ids=ids,
+            # No mask without padding: attention then takes its causal fast path.
+            attention_mask=(columns >= padding[:, None]).long() if padding.any() else None,
+            position_ids=(columns - padding[:, None]).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        source = torch.tensor([n for n, job in enumerate(jobs) for _ in job.rows], device=device)
+        return cache, source, logits[source]
+
+
+def _similar(jobs: list[_Job]) -> Iterator[list[_Job]]:
+    """Yield runs of jobs, longest first as they come, in which no prompt is padded by more than a share of it."""
+    part: list[_Job] = []
+    for job in jobs:
+        if part and len(job.prompt) < (1 - _PADDED_SHARE) * len(part[0].prompt):
+            yield part
+            part = []
+        part.append(job)
+    yield part
 
 
 def _batches(prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], max_tokens: int) -> Iterator[list[_Job]]:

@@ -74,10 +74,14 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 ExpertsInterface.register(EXPERTS, dense_experts)
 
 
-def choose(model: Any) -> None:
-    """Set how attention and experts are computed: the above on CPU, transformers' own on a GPU."""
+def choose(model: Any, cpu: bool | None = None) -> None:
+    """Set how attention and experts are computed: the above on CPU, transformers' own on a GPU.
+
+    `cpu` says where the model will live; without it the place of its parameters decides.
+    """
     config = model.config
-    cpu = next(model.parameters()).device.type == "cpu"
+    if cpu is None:
+        cpu = next(model.parameters()).device.type == "cpu"
     if cpu:
         model.set_attn_implementation(ATTENTION)
     experts = getattr(config, "num_experts", None)
