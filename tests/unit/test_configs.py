@@ -10,7 +10,7 @@ import yaml
 from qwenlong.core import config_files
 from qwenlong.core.config import Config
 
-SHIPPED = ("default", "laptop", "tiny", "nano", "h200", "paper")
+SHIPPED = ("default", "laptop", "tiny", "nano", "nano_rl", "h200", "paper")
 ROWS = {
     # Row: tables, balanced, advantage, clipping (level, side), AEPO.
     "grpo": ({"table2", "table4", "table5"}, False, "grpo", None, False),

@@ -85,7 +85,7 @@ class Project:
 
     def __init__(self, folder: Path, config: str, snakemake: Callable[..., Any]) -> None:
         self.folder, self._config, self._snakemake = folder, config, snakemake
-        for name in ("packages", "workflow", "configs", "cluster", "data/sources.csv", "Snakefile"):
+        for name in ("packages", "workflow", "configs", "cluster", "models", "data/sources.csv", "Snakefile"):
             source, target = ROOT / name, folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if source.is_dir() else shutil.copy

@@ -94,9 +94,14 @@ def module_digest(*names):
     return digest_value([sha256_file(root.joinpath(*name.split(".")).with_suffix(".py")) for name in names])[:16]
 
 
+def wants(kind):
+    """Return the ResourceConfig of a kind of work."""
+    return getattr(RUN.resources, kind) or RUN.resources.generate
+
+
 def need(kind):
     """Return the resources of a kind of work, under the names that Snakemake and its Slurm executor know."""
-    wanted = getattr(RUN.resources, kind)
+    wanted = wants(kind)
     resources = {"mem_mb": wanted.memory_mb, "runtime": wanted.runtime_minutes}
     if wanted.nodes > 1:
         resources["nodes"] = wanted.nodes
@@ -109,7 +114,7 @@ def need(kind):
 
 def cpus(kind):
     """Return the cores of a kind of work."""
-    return getattr(RUN.resources, kind).cpus
+    return wants(kind).cpus
 
 
 def evaluations(models, benchmarks):

@@ -19,9 +19,9 @@ rule verification:
         f"{R}/logs/verification.log",
     benchmark:
         f"{R}/benchmarks/verification.tsv"
-    threads: cpus("generate")
+    threads: cpus("select")
     resources:
-        **need("generate"),
+        **need("select"),
     params:
         code=code_digest("training.verify", "training.difficulty", "training.prompting", "rewards", "inference"),
         config=settings(
@@ -55,9 +55,9 @@ rule difficulty:
         f"{R}/logs/difficulty.log",
     benchmark:
         f"{R}/benchmarks/difficulty.tsv"
-    threads: cpus("generate")
+    threads: cpus("select")
     resources:
-        **need("generate"),
+        **need("select"),
     params:
         code=code_digest("training.difficulty", "training.prompting", "rewards", "inference"),
         config=settings(
@@ -113,9 +113,9 @@ for stage in SCORED_STAGES:
             f"{R}/logs/score_{stage[-1]}.log",
         benchmark:
             f"{R}/benchmarks/score_{stage[-1]}.tsv"
-        threads: cpus("generate")
+        threads: cpus("select")
         resources:
-            **need("generate"),
+            **need("select"),
         params:
             code=code_digest("training.curriculum", "training.difficulty", "training.prompting", "rewards", "inference"),
             config=settings(

@@ -7,9 +7,10 @@ taken over trajectories, each counted once however many turns it has (SPEC secti
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +50,23 @@ class Plan:
     def empty(self) -> bool:
         """Whether there is nothing to learn from; the loss is 0 and the step is skipped."""
         return not bool((self.weights != 0).any())
+
+
+def shuffled(rows: Rows, seed: int) -> Rows:
+    """Return the rows with rewards permuted among trajectories, the control that shows what rewards teach.
+
+    Padding and dropped trajectories keep theirs. Each row of a trajectory gets the same reward.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(rows.trajectory):
+        if not rows.padding[index]:
+            places[name].append(index)
+    names = sorted(name for name, indices in places.items() if not any(rows.dropped[i] for i in indices))
+    givers = random.Random(seed).sample(names, len(names))
+    rewards = rows.rewards.clone()
+    for name, giver in zip(names, givers, strict=True):
+        rewards[places[name]] = rows.rewards[places[giver][0]]
+    return replace(rows, rewards=rewards)
 
 
 def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | None) -> Plan:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qwenlong.core.config import AEPOConfig, ClippingConfig, StageConfig
 from qwenlong.training.aepo import EntropyController
-from qwenlong.training.batch import Rows, plan
+from qwenlong.training.batch import Rows, plan, shuffled
 
 
 def make(rewards, groups, tasks, lengths, entropies=None, turns=None, trajectories=None, dropped=None, padding=None):
@@ -153,3 +153,31 @@ def test_nothing_to_learn_from_is_an_empty_plan():
 def test_a_group_of_one_is_an_error():
     with pytest.raises(ValueError, match="group"):
         plan(make([1.0], ["g"], ["a"], [1]), StageConfig(aepo=None), None)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 8))
+def test_shuffled_rewards_are_the_same_ones_elsewhere(seed, trajectories):
+    turns = [turn for _ in range(trajectories) for turn in (0, 1)]
+    names = [f"t{i}" for i in range(trajectories) for _ in (0, 1)]
+    rewards = [float(i) for i in range(trajectories) for _ in (0, 1)]
+    rows = make(
+        [*rewards, 90.0, 91.0],
+        ["g"] * (2 * trajectories + 2),
+        ["a"] * (2 * trajectories + 2),
+        [2] * (2 * trajectories + 2),
+        turns=[*turns, 0, 0],
+        trajectories=[*names, "dropped", "padding"],
+        dropped=[False] * (2 * trajectories) + [True, False],
+        padding=[False] * (2 * trajectories + 1) + [True],
+    )
+    moved = shuffled(rows, seed)
+    assert moved.rewards[-2:].tolist() == [90.0, 91.0]
+    first, second = moved.rewards[:-2:2].tolist(), moved.rewards[1:-2:2].tolist()
+    assert first == second and sorted(first) == [float(i) for i in range(trajectories)]
+    assert torch.equal(shuffled(rows, seed).rewards, moved.rewards)
+    assert rows.rewards[:2].tolist() == [0.0, 0.0], "the rows given are left as they are"
+
+
+def test_shuffling_moves_rewards_across_groups_and_tasks():
+    rows = make([1.0, 1.0, 0.0, 0.0], ["g", "g", "h", "h"], ["a", "a", "b", "b"], [1, 1, 1, 1])
+    assert any(len(set(shuffled(rows, seed).rewards[:2].tolist())) == 2 for seed in range(20))

@@ -83,6 +83,8 @@ class StageConfig(Section):
     """Adaptive entropy-controlled policy optimisation; none: off."""
     memory: MemoryRLConfig | None = None
     """Memory-agent rollouts instead of full-context ones."""
+    shuffle_rewards: bool = False
+    """Control experiment: rewards are permuted among the rollouts of a batch, so that nothing can be learnt."""
     save_every: Annotated[int, Field(ge=1)] = 5
     """Steps between checkpoints; a killed stage resumes at the last one."""
 
@@ -123,6 +125,8 @@ class StageOverrides(Section):
     aepo: AEPOConfig | None = None
     """See training; null turns AEPO off for this stage."""
     memory: MemoryRLConfig | None = None
+    """See training."""
+    shuffle_rewards: bool | None = None
     """See training."""
     save_every: int | None = None
     """See training."""

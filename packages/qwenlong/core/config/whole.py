@@ -64,7 +64,9 @@ class ResourcesConfig(Section):
     light: ResourceConfig = ResourceConfig()
     """Corpus, synthesis, bins, scoring, audit."""
     generate: ResourceConfig = ResourceConfig()
-    """Base model, difficulty, evaluation."""
+    """Evaluation, and selection where it has no entry of its own."""
+    select: ResourceConfig | None = None
+    """Verification, difficulty, selection by the model: what RL waits for. none: as generate."""
     train: ResourceConfig = ResourceConfig(cpus=2, memory_mb=8000)
     """verl on Ray."""
     merge: ResourceConfig = ResourceConfig()

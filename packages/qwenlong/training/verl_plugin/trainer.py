@@ -19,7 +19,8 @@ from verl.utils.py_functional import rename_dict
 from verl.workers.utils.padding import response_to_nested
 
 from qwenlong.core.config import StageConfig
-from qwenlong.training.batch import Rows, plan
+from qwenlong.core.seeds import derive
+from qwenlong.training.batch import Rows, plan, shuffled
 from qwenlong.training.verl_plugin.checkpoint import METRICS, finish, prune
 from qwenlong.training.verl_plugin.dataset import SampledLoader
 
@@ -115,6 +116,8 @@ class QwenlongTrainer(PPOTrainerSync):
             entropies=padded["entropy"].float(),
             response_mask=padded["response_mask"].bool(),
         )
+        if self.stage.shuffle_rewards:
+            rows = shuffled(rows, derive(self.seed, "shuffled rewards", self.global_steps))
         result = plan(rows, self.stage, self.controller)
         self._empty = result.empty
         metrics.update(result.metrics)
