@@ -14,6 +14,8 @@ from qwenlong.synthesis.pool import Pool
 
 #: Documents that are tried in a row without one that fits before a sample counts as full.
 MAX_MISSES = 40
+#: Tokens that a document's heading may cost in the prompt.
+HEADING = 16
 
 
 def sample(candidate: Candidate, documents: Sequence[Document], tokenizer: Tokenizer, target: int) -> Sample:
@@ -89,6 +91,7 @@ def extend(
         return None
     misses = 0
     order = list(range(len(pool.documents)))
+    inside = {document.id for document in shown}
     while size < target and misses < MAX_MISSES and order:
         # A swap with the last: a draw without replacement, in constant time.
         place = randomness.randrange(len(order))
@@ -96,13 +99,18 @@ def extend(
         document = pool.documents[order.pop()]
         # The heading costs tokens too; the exact count follows below.
         too_long = size + document.n_tokens + 4 > target and not at_least
-        if too_long or document in shown or not candidate.holds([*shown, document]):
+        if too_long or document.id in inside or not candidate.holds([*shown, document]):
             misses += 1
             continue
         shown.append(document)
-        new = measure() if len(shown) < 8 or at_least else size + document.n_tokens + 16
+        inside.add(document.id)
+        # Counting all documents for each one added would be quadratic: with `at_least` the bound is exact only where
+        # the target is near.
+        new = size + document.n_tokens + HEADING
+        if new >= target if at_least else len(shown) < 8:
+            new = measure()
         if new > target and not at_least:
-            shown.pop()
+            inside.remove(shown.pop().id)
             misses += 1
         else:
             size, misses = new, 0
