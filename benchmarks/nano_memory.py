@@ -102,8 +102,8 @@ def main() -> None:
     mean = sum(s.n_tokens for s in samples) / len(samples)
     text = "\n".join(
         ["# Memory agent and truncation, nano policy, two CPU cores", "",
-         f"`python benchmarks/nano_memory.py`: {arguments.items} held-out items a task, prompts of {mean:.0f} tokens on "
-         f"average, eight windows and more; in percent, 95% bootstrap intervals, differences paired.", "", *lines, ""]
+         f"`python benchmarks/nano_memory.py`: {arguments.items} held-out items a task, prompts of {mean:.0f} tokens, "
+         "eight windows; in percent, 95% bootstrap intervals, differences paired.", "", *lines, ""]
     )  # fmt: skip
     write_text(arguments.out, text)
     print(text)
