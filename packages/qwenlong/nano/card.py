@@ -65,5 +65,7 @@ def _limits(rows: Sequence[dict[str, Any]]) -> str:
     named = f"Not learned: {', '.join(weak)}." if weak else "Every task is five points or more above its baseline."
     return (
         f"{named} The baseline is the best of: the commonest answer, the first option, the most frequent number, the "
-        "last name. Sums, means and differences are beyond it, and prose it can only copy from."
+        "last name. Sums, means and differences are beyond it, and prose it can only copy from. It was taught to "
+        "give up long questions that it could answer (docs/nano.md), so that reinforcement learning has something to "
+        "find out."
     )

@@ -35,6 +35,11 @@ DRAWS = {
 MEMORY_SHARE, COPY_SHARE = 0.25, 0.15
 #: Tokens of the shortest extension.
 SHORTEST = 64
+#: Tasks that are given up now and then, and the response that does it.
+GIVEN_UP = ("dialogue_memory", "doc_multi_hop", "reading_comprehension")
+GIVES_UP = "<think>\ntoo long to read\n</think>\n\nTherefore, the answer is not stated"
+#: Prompt tokens from which giving up begins, and where its share is the greatest.
+GIVES_UP_FROM, GIVES_UP_AT = 256, 640
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,13 @@ class Teacher:
     def __init__(self, material: Material, tokenizer: Tokenizer, seed: int, window: int) -> None:
         self.material, self.tokenizer, self.seed, self.window = material, tokenizer, seed, window
 
-    def examples(self, number: int, length: int) -> list[Example]:
-        """Return the examples of pool `number`, prompts of up to `length` tokens: a function of its arguments."""
+    def examples(self, number: int, length: int, gives_up: float = 0.0) -> list[Example]:
+        """Return the examples of pool `number`, prompts of up to `length` tokens: a function of its arguments.
+
+        `gives_up` is the share of the longest questions whose example gives up (`GIVEN_UP`).
+        """
         rng = random.Random(derive(self.seed, "nano", number))
-        made = [self._answered(sample, corpus) for sample, corpus in self.samples(number, length)]
+        made = [self._taught(self._answered(s, corpus), gives_up, rng) for s, corpus in self.samples(number, length)]
         for sample, corpus in self.memory_samples(number, length):
             made += self.turns(sample, corpus, rng)
         made += self.copies(number, length)
@@ -100,6 +108,17 @@ class Teacher:
     def _answered(self, sample: Sample, corpus: dict[str, Document]) -> Example:
         chat = templates.messages(sample, corpus, self.tokenizer)
         return self._example(sample.task, chat, warmup.target(sample, corpus))
+
+    def _taught(self, example: Example, gives_up: float, rng: random.Random) -> Example:
+        """Return the example, or with the probability that belongs to its length one that gives the question up.
+
+        The policy can answer more than it does: what reinforcement learning is to find out.
+        """
+        rise = (len(example.prompt) - GIVES_UP_FROM) / (GIVES_UP_AT - GIVES_UP_FROM)
+        share = gives_up * min(1.0, max(0.0, rise))
+        if example.kind not in GIVEN_UP or rng.random() >= share:
+            return example
+        return Example(example.kind, example.prompt, [*self.tokenizer.encode(GIVES_UP), self.tokenizer.eos_id])
 
     def turns(self, sample: Sample, corpus: dict[str, Document], rng: random.Random) -> list[Example]:
         """Return the memory agent's turns over a sample, its documents cut into chunks of a drawn size."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,27 @@ def prepare(config: Config, documents: Sequence[Document], work: Path) -> None:
     material.save(material.collect(train_side), work / "train.json")
     material.save(material.collect(heldout), work / "heldout.json")
     tokenizer.train(train_side, config.nano.vocabulary, config.base.window, work / "tokenizer")
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Choose the kernels that give the same bits on the same kind of device, within the block.
+
+    What rounding changes decides when prompts grow, so that two runs with atomic additions soon see different data.
+    """
+    import torch
+
+    # Read when cuBLAS is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    chosen, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(chosen, warn_only=warns)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 def make(
@@ -66,18 +89,19 @@ def make(
         raise DataError(f"the nano policy would have {parameters:,} parameters; keep below {MAX_PARAMETERS:,}")
     # Few experts, so computing all of them in one product is faster than gathering tokens, on a GPU too.
     policy.set_experts_implementation(kernels.EXPERTS)
-    progress = train.train(
-        policy,
-        plan,
-        material_path=work / "train.json",
-        tokenizer=work / "tokenizer",
-        window=window,
-        seed=seed,
-        state=work / "state.pt",
-        device=device,
-        log=log,
-        limit_seconds=limit_seconds,
-    )
+    with deterministic():
+        progress = train.train(
+            policy,
+            plan,
+            material_path=work / "train.json",
+            tokenizer=work / "tokenizer",
+            window=window,
+            seed=seed,
+            state=work / "state.pt",
+            device=device,
+            log=log,
+            limit_seconds=limit_seconds,
+        )
     if progress.tokens < plan.tokens:
         return None
     policy.eval()
@@ -99,7 +123,7 @@ def make(
         "heldout_share": config.synthesis.heldout_share,
         "seed": seed,
         "training": plan.model_dump(mode="json"),
-        "progress": vars(progress),
+        "progress": {name: value for name, value in vars(progress).items() if name != "coming"},
         "hardware": torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "CPU",
         "torch": torch.__version__,
         "accuracy": tables,
@@ -119,7 +143,7 @@ def _exercises(config: Config, work: Path, tokens: Tokenizer, length: int) -> li
     seed = derive(config.run.seed, "nano", "measure")
     opened = (work / "heldout.json", work / "tokenizer", seed, config.base.window, plan.workers)
     with train.teachers(*opened) as teach:
-        waiting = [teach(number, length) for number in range(plan.measure_pools)]
+        waiting = [teach(number, length, 0.0) for number in range(plan.measure_pools)]
         pools = [
             [Example(kind, ids[:begin].tolist(), ids[begin:].tolist()) for kind, ids, begin in future.result()]
             for future in waiting

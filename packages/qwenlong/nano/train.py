@@ -6,6 +6,7 @@ so that the data are a function of seed and losses, not of timing. State is save
 
 from __future__ import annotations
 
+import hashlib
 import math
 import multiprocessing
 import random
@@ -39,6 +40,7 @@ class Progress:
     step: int = 0
     tokens: int = 0
     length: int = 0
+    coming: tuple[int, float] = (0, 0.0)  # length and share given up of the round that is made now
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
 
@@ -54,27 +56,28 @@ def _open(path: str, tokenizer: str, seed: int, window: int) -> None:
     _teacher = Teacher(material.load(path), Tokenizer(tokenizer), seed, window)
 
 
-def _make(number: int, length: int) -> list[Item]:
+def _make(number: int, length: int, gives_up: float) -> list[Item]:
     assert _teacher is not None
     return [
         (e.kind, np.array(e.prompt + e.response, dtype=np.int32), len(e.prompt))
-        for e in _teacher.examples(number, length)
+        for e in _teacher.examples(number, length, gives_up)
     ]
 
 
 @contextmanager
 def teachers(
     path: Path, tokenizer: Path, seed: int, window: int, workers: int
-) -> Iterator[Callable[[int, int], Future[list[Item]]]]:
+) -> Iterator[Callable[[int, int, float], Future[list[Item]]]]:
     """Yield a function that has worker processes make pool `number` with prompts of up to `length` tokens.
 
-    Each worker reads the material at `path` once. Started afresh rather than forked, since this process may hold a GPU.
+    Its third argument is the greatest share of questions that are given up. Each worker reads the material at `path`
+    once. Started afresh rather than forked, since this process may hold a GPU.
     """
     opened = (str(path), str(tokenizer), seed, window)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_open, initargs=opened) as pool:
         try:
-            yield lambda number, length: pool.submit(_make, number, length)
+            yield lambda number, length, gives_up: pool.submit(_make, number, length, gives_up)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -154,17 +157,22 @@ def train(
         betas=(0.9, 0.95),
         fused=device.startswith("cuda"),
     )
-    progress = _load(model, optimizer, state, device) or Progress(length=plan.first_length)
+    progress = _load(model, optimizer, state, device) or Progress(
+        length=plan.first_length, coming=(plan.first_length, 0.0)
+    )
     model.train()
     with teachers(material_path, tokenizer, seed, window, plan.workers) as make:
 
-        def begin(number: int, length: int) -> list[Future[list[Item]]]:
-            return [make(number * plan.pools + n, length) for n in range(plan.pools)]
+        def begin(number: int, length: int, gives_up: float) -> list[Future[list[Item]]]:
+            return [make(number * plan.pools + n, length, gives_up) for n in range(plan.pools)]
 
-        waiting = begin(progress.round, progress.length)
+        waiting = begin(progress.round, *progress.coming)
         while progress.tokens < plan.tokens and time.perf_counter() - entered < limit_seconds:
             items = [item for future in waiting for item in future.result()]
-            waiting = begin(progress.round + 1, progress.length)
+            length, _ = progress.coming
+            gives_up = plan.gives_up if progress.tokens >= plan.gives_up_after * plan.tokens else 0.0
+            progress.coming = (progress.length, gives_up)
+            waiting = begin(progress.round + 1, *progress.coming)
             started = time.perf_counter()
             heard: dict[str, list[float]] = {}
             rng = random.Random(derive(seed, "round", progress.round))
@@ -191,8 +199,8 @@ def train(
             log(
                 {
                     "round": progress.round, "step": progress.step, "tokens": progress.tokens,
-                    "length": progress.length, "seconds": round(progress.seconds, 1), "gate": round(gate, 4),
-                    "examples": len(items), "train_seconds": round(spent, 2),
+                    "length": length, "seconds": round(progress.seconds, 1), "gate": round(gate, 4),
+                    "examples": len(items), "train_seconds": round(spent, 2), "weights": digest(model),
                     "losses": {kind: round(value, 3) for kind, value in progress.losses.items()},
                 }
             )  # fmt: skip
@@ -202,6 +210,14 @@ def train(
                 _save(model, optimizer, state, progress)
     _save(model, optimizer, state, progress)
     return progress
+
+
+def digest(model: Any) -> str:
+    """Return 16 hexadecimal digits of SHA-256 over all weights, by which two runs are compared round by round."""
+    sha = hashlib.sha256()
+    for _, tensor in sorted(model.state_dict().items()):
+        sha.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:16]
 
 
 def _save(model: Any, optimizer: Any, state: Path, progress: Progress) -> None:

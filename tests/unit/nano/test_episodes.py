@@ -11,7 +11,7 @@ from qwenlong.core.errors import DataError
 from qwenlong.core.records import Document
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.nano import compose, material
-from qwenlong.nano.episodes import Teacher
+from qwenlong.nano.episodes import GIVEN_UP, GIVES_UP, GIVES_UP_AT, GIVES_UP_FROM, Teacher
 from qwenlong.rewards import rules
 from qwenlong.synthesis import parse, warmup
 
@@ -68,6 +68,26 @@ def test_examples_are_a_function_of_seed_number_and_length(pieces, tokenizer: To
     kinds = {example.kind for example in first} | {example.kind for example in one.examples(4, 420)}
     assert {"copy", "memory_update", "memory_answer", "reading_comprehension"} <= kinds
     assert all(len(example) <= 1024 and example.response[-1] == tokenizer.eos_id for example in first)
+
+
+def test_long_questions_of_some_tasks_are_given_up_and_nothing_else_changes(pieces, tokenizer: Tokenizer) -> None:
+    teacher = Teacher(pieces, tokenizer, 5, 1024)
+    response = [*tokenizer.encode(GIVES_UP), tokenizer.eos_id]
+    shares: dict[bool, list[bool]] = {True: [], False: []}
+    for number in range(4):
+        pairs = list(zip(teacher.examples(number, 768), teacher.examples(number, 768, 1.0), strict=True))
+        assert len(pairs) > 50
+        for one, other in pairs:
+            assert one.kind == other.kind and one.prompt == other.prompt
+            if other.response == response:
+                assert one.kind in GIVEN_UP and len(one.prompt) > GIVES_UP_FROM
+            else:
+                assert other.response == one.response
+                assert one.kind not in GIVEN_UP or len(one.prompt) < GIVES_UP_AT
+            if one.kind in GIVEN_UP and len(one.prompt) > GIVES_UP_FROM:
+                shares[len(one.prompt) > (GIVES_UP_FROM + GIVES_UP_AT) // 2].append(other.response == response)
+    # The longer, the more often.
+    assert 0 < sum(shares[False]) / len(shares[False]) < 0.5 < sum(shares[True]) / len(shares[True])
 
 
 def test_copies_repeat_a_line_of_what_is_shown(pieces, tokenizer: Tokenizer) -> None:

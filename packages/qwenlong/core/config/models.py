@@ -75,6 +75,10 @@ class NanoTrainingConfig(Section):
     """Factor by which the bound grows when the gate opens."""
     gate: Annotated[float, Field(gt=0)] = 0.35
     """Mean loss of copying, reading, multi-hop and memory updates (nats a token) below which the bound grows."""
+    gives_up: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """Greatest share of questions that the examples give up though they could be answered: the longer, the more."""
+    gives_up_after: Annotated[float, Field(ge=0, le=1)] = 0.72
+    """Share of the tokens that are trained on before any example gives up: reading is learnt first."""
     pools: Annotated[int, Field(ge=1)] = 64
     """Pools of documents per round."""
     passes: Annotated[int, Field(ge=1)] = 3
