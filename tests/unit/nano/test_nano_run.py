@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,10 +39,16 @@ def made(documents: list[Document], tmp_path_factory: pytest.TempPathFactory) ->
     )
     (root / "config.yaml").write_text(dump(config))
     write_parquet(root / "corpus" / "documents.parquet", documents, Document)
+    elsewhere = config.model_copy(update={"run": config.run.model_copy(update={"results": str(root / "straight")})})
+    (root / "straight").mkdir()
+    (root / "straight" / "config.yaml").write_text(dump(elsewhere))
+    shutil.copytree(root / "corpus", root / "straight" / "corpus")
     words = [
         "train", "nano", "--config", str(root / "config.yaml"), "--corpus", str(root / "corpus"),
         "--out", str(root / "nano"), "--json",
     ]  # fmt: skip
+    straight = CliRunner().invoke(app, [word.replace(str(root), str(root / "straight")) for word in words])
+    assert straight.exit_code == 0, straight.output
     early = CliRunner().invoke(app, [*words, "--limit-seconds", "0.5"])
     assert early.exit_code == 0 and json.loads(early.stdout) == {"done": False}, early.output
     assert not (root / "nano").exists()
@@ -57,6 +64,13 @@ def test_it_goes_on_where_it_was_stopped_and_says_what_it_did(made: Path) -> Non
     assert {"copy", "memory_update_rewrite", "reading_comprehension"} <= kinds
     assert "| copy | all |" in (made / "nano" / "README.md").read_text()
     assert card.drift(made / "nano") is None
+
+
+def test_stopped_and_resumed_it_has_the_same_bytes_as_in_one_go(made: Path) -> None:
+    one, other = (folder / "nano" / "model.safetensors" for folder in (made, made / "straight"))
+    assert one.read_bytes() == other.read_bytes()
+    stopped, straight = (read_json(folder / "nano" / "card.json") for folder in (made, made / "straight"))
+    assert stopped["accuracy"] == straight["accuracy"]
 
 
 def test_the_directory_is_a_model_that_generates(made: Path) -> None:
