@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,20 +101,39 @@ def rows(name: str, before: Path, after: Path, seconds: float) -> list[str]:
     return lines
 
 
+def together(before: Path, afters: Sequence[Path]) -> list[str]:
+    """Return the lines of all seeds of a row: the mean difference per item over seeds, its interval over items."""
+    a = compare.item_values(compare.read_scores(before))
+    seeds = [compare.item_values(compare.read_scores(after)) for after in afters]
+    lines, every = [], {}
+    for task in sorted(a):
+        items = sorted(a[task])
+        each = [[b[task][item] - a[task][item] for item in items] for b in seeds]
+        every[task] = [sum(column) / len(column) for column in zip(*each, strict=True)]
+        lines.append(f"| {task} | {_signed(metrics.mean(every[task], 17, task))} | {_each(each)} |")
+    lines.append(f"| average | {_signed(metrics.average(every, 17))} | |")
+    return lines
+
+
 def _mean(values: dict[str, float]) -> float:
     return sum(values.values()) / len(values)
+
+
+def _signed(metric: dict[str, Any]) -> str:
+    low, high = metric["ci95"] or (float("nan"), float("nan"))
+    return f"{100 * metric['value']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _each(differences: Sequence[Sequence[float]]) -> str:
+    return ", ".join(f"{100 * sum(values) / len(values):+.1f}" for values in differences)
 
 
 def _line(
     name: str, task: str, before: float, after: float, difference: dict[str, Any], held: dict[str, Any],
     shares: list[float], n: int, minutes: str,
 ) -> str:  # fmt: skip
-    def signed(metric: dict[str, Any]) -> str:
-        low, high = metric["ci95"] or (float("nan"), float("nan"))
-        return f"{100 * metric['value']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-
     return (
-        f"| {name} | {task} | {n} | {100 * before:.1f} | {100 * after:.1f} | {signed(difference)} | {signed(held)} | "
+        f"| {name} | {task} | {n} | {100 * before:.1f} | {100 * after:.1f} | {_signed(difference)} | {_signed(held)} | "
         f"{100 * shares[0]:.1f} | {100 * shares[1]:.1f} | {minutes} |"
     )
 
@@ -146,15 +166,20 @@ def main() -> None:
         " minutes |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    summary = ["| run | task | mean of the seeds, after - before | each |", "|---|---|---|---|"]
     for row, seeds in (("aepo", arguments.seeds), ("shuffled", arguments.control_seeds)):
+        afters = []
         for seed in seeds:
             after = train(row, seed, samples)
+            afters.append(after)
             seconds = read_json(ROOT / row / str(seed) / "time.json")["seconds"]
             lines += rows(f"{row}, seed {seed}", before, after, seconds)
+        if afters:
+            summary += [f"| {row}, seeds {', '.join(map(str, seeds))} {line}" for line in together(before, afters)]
     text = "\n".join(
         ["# RL from the nano policy on two CPU cores", "",
          f"`python benchmarks/nano_rl.py` with `{CONFIG}`; in percent, differences in points with paired 95% bootstrap "
-         "intervals, greedy decoding on the same held-out samples before and after.", "", *lines, "",
+         "intervals, greedy decoding on the same held-out samples before and after.", "", *summary, "", *lines, "",
          f"Right options: {gold_positions(samples)}.", ""]
     )  # fmt: skip
     write_text(arguments.out, text)
