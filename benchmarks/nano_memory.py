@@ -61,7 +61,7 @@ def main() -> None:
     data = needles(arguments.items, arguments.model)
     config = config_files.load(CONFIG)
     samples = read_parquet(data / "heldout_long.parquet", Sample)
-    write_parquet(data / "needles.parquet", [s for s in samples if s.task in NEEDLES])
+    write_parquet(data / "needles.parquet", [s for s in samples if s.task in NEEDLES], Sample)
     room = config.base.window - config.evaluation.max_output_tokens
     runs = {
         f"full context, truncated to {limit}": ({"evaluation": {"max_input_tokens": limit}}, "heldout")
