@@ -1,14 +1,28 @@
-"""Rule filters: each returns the reason for which a text is dropped, or None."""
+"""Rule filters: each returns the reason for which a text is dropped, or None.
+
+The rules of `corpus` itself always hold; those of `corpus.filters` where they are set (FiltersConfig names where each
+threshold comes from). Prose rules ask neither code nor tables, dialogues or records, which are no prose.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
 
-from qwenlong.core.config import CorpusConfig
+from qwenlong.core.config import CorpusConfig, FiltersConfig
 from qwenlong.core.records import Document
+from qwenlong.corpus.language import language
 
 #: Reasons in the order in which the rules are asked.
-REASONS = ("too_short", "control_characters", "generated", "boilerplate", "repetition", "symbols")
+REASONS = (
+    ("too_short", "control_characters", "generated", "boilerplate", "repetition", "symbols")
+    + ("long_code_lines", "words", "word_length", "alphabetic", "bullets", "ellipses", "repeated_lines")
+    + ("repeated_ngrams", "notices", "language")
+)
+#: Reasons for which a file is not even opened.
+PATH_REASONS = ("vendored", "lock_file")
 #: Longer texts may hold a licence text (about 1,500 characters) and still be worth reading.
 BOILERPLATE_CHARACTERS = 6000
 
@@ -24,6 +38,32 @@ _BOILERPLATE = re.compile(
     r"|\*\*\* ?(?:start|end) of (?:the|this) project gutenberg|enable javascript to view",
     re.IGNORECASE,
 )
+
+_HERE = "terms of (?:use|service)|privacy policy|cookie (?:policy|settings|preferences)"
+_NOTICE = re.compile(
+    rf"{_HERE}|(?:we|site|website) uses? cookies|accept (?:all )?cookies|all rights reserved|copyright ©|© ?\d{{4}}"
+    r"|^(?:sign|log) ?(?:in|up|out)\b|subscribe to (?:our|the)|^(?:share|tweet|print|email) (?:this|on)\b"
+    r"|^skip to (?:main )?content|javascript (?:is|must be|seems to be)|powered by \w+$|back to top",
+    re.IGNORECASE,
+)
+#: Longest line, in characters, that can be a notice.
+MAX_NOTICE = 300
+_BULLET = re.compile(r"^(?:[-*+•‣▪◦●–]\s|\d{1,3}[.)]\s)")
+_ELLIPSIS = re.compile(r"(?:\.\.\.|…)$")
+#: Kinds of documents (metadata) that are no running text.
+_NO_PROSE = frozenset(("chat", "dialogue", "factbook", "finance", "json", "play", "poem", "table"))
+#: Names of folders, in lower case, that hold other projects' code or what tools made.
+VENDORED = frozenset(
+    ("vendor", "vendors", "vendored", "_vendor", "third_party", "third-party", "thirdparty", "3rdparty", "external")
+    + ("externals", "extern", "node_modules", "bower_components", "site-packages", "dist-packages", "__pycache__")
+)
+#: Names of files, in lower case, that package managers write. `.lock` is one by its suffix.
+LOCK_FILES = frozenset(
+    ("package-lock.json", "npm-shrinkwrap.json", "pnpm-lock.yaml", "go.sum", "gradle.lockfile", "packages.lock.json")
+    + ("pipfile.lock", "conda-lock.yml", "podfile.lock", "mix.lock", "flake.lock")
+)
+#: Settings under which no rule for prose or code is asked.
+_OFF = FiltersConfig()
 
 
 def reason(document: Document, config: CorpusConfig) -> str | None:
@@ -42,7 +82,113 @@ def reason(document: Document, config: CorpusConfig) -> str | None:
         return "repetition"
     if symbol_share(text) > config.max_symbol_share:
         return "symbols"
+    if is_code(document):
+        return _code_reason(text, config.filters)
+    if document.metadata.get("kind") in _NO_PROSE:
+        return None
+    return _prose_reason(text, config.filters)
+
+
+def path_reason(path: str, rules: FiltersConfig) -> str | None:
+    """Return why a file is not opened (one of PATH_REASONS), by its path below the folder; None to read it."""
+    parts = PurePosixPath(path.lower())
+    if rules.vendored and any(part in VENDORED or part.endswith(".egg-info") for part in parts.parts[:-1]):
+        return "vendored"
+    if rules.lock_files and (parts.name in LOCK_FILES or parts.suffix == ".lock"):
+        return "lock_file"
     return None
+
+
+def is_code(document: Document) -> bool:
+    """Return whether code rules apply: to code by category, or by what its file is."""
+    return document.category == "code" or document.metadata.get("kind") == "code"
+
+
+def _code_reason(text: str, rules: FiltersConfig) -> str | None:
+    if rules.max_code_line is None and rules.max_mean_code_line is None:
+        return None
+    lengths = [len(line) for line in text.split("\n")]
+    if rules.max_code_line is not None and max(lengths) > rules.max_code_line:
+        return "long_code_lines"
+    if rules.max_mean_code_line is not None and sum(lengths) / len(lengths) > rules.max_mean_code_line:
+        return "long_code_lines"
+    return None
+
+
+def _prose_reason(text: str, rules: FiltersConfig) -> str | None:
+    if rules == _OFF:
+        return None
+    words = text.split()
+    count = max(1, len(words))
+    if not _within(len(words), rules.min_words, rules.max_words):
+        return "words"
+    if not _within(sum(map(len, words)) / count, rules.min_mean_word_length, rules.max_mean_word_length):
+        return "word_length"
+    if not _within(sum(map(_has_letter, words)) / count, rules.min_alphabetic_share, None):
+        return "alphabetic"
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    shares: tuple[tuple[str, float | None, re.Pattern[str]], ...] = (
+        ("bullets", rules.max_bullet_share, _BULLET),
+        ("ellipses", rules.max_ellipsis_share, _ELLIPSIS),
+    )
+    for why, bound, pattern in shares:
+        if bound is not None and sum(pattern.search(line) is not None for line in lines) / max(1, len(lines)) > bound:
+            return why
+    if not _within((len(lines) - len(set(lines))) / max(1, len(lines)), None, rules.max_repeated_line_share):
+        return "repeated_lines"
+    if rules.max_top_bigram_share is not None and top_ngram_share(words, 2) > rules.max_top_bigram_share:
+        return "repeated_ngrams"
+    if rules.max_repeated_ngram_share is not None and repeated_ngram_share(words, 10) > rules.max_repeated_ngram_share:
+        return "repeated_ngrams"
+    if rules.max_boilerplate_share is not None and notice_share(lines) > rules.max_boilerplate_share:
+        return "notices"
+    if rules.languages and (found := language(text)) is not None and found not in rules.languages:
+        return "language"
+    return None
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _has_letter(word: str) -> bool:
+    return any(map(str.isalpha, word))
+
+
+def top_ngram_share(words: Sequence[str], n: int) -> float:
+    """Return the share of the words' characters that the most frequent sequence of n words covers, in [0, 1].
+
+    Sequences that stand once cover nothing; of those equally frequent the longest counts.
+    """
+    counts = Counter(zip(*(words[k:] for k in range(n)), strict=False))
+    total = sum(map(len, words))
+    covered = max((times * sum(map(len, gram)) for gram, times in counts.items() if times > 1), default=0)
+    # "a a a" has the pair "a a" twice, which share a word.
+    return min(1.0, covered / total) if total else 0.0
+
+
+def repeated_ngram_share(words: Sequence[str], n: int) -> float:
+    """Return the share of the words' characters inside sequences of n words that stand more than once, in [0, 1].
+
+    A word counts once, in however many such sequences it stands.
+    """
+    grams = [hash(gram) for gram in zip(*(words[k:] for k in range(n)), strict=False)]
+    counts = Counter(grams)
+    covered = end = 0
+    for start, gram in enumerate(grams):
+        if counts[gram] > 1:
+            covered += sum(len(word) for word in words[max(start, end) : start + n])
+            end = start + n
+    total = sum(map(len, words))
+    return covered / total if total else 0.0
+
+
+def notice_share(lines: Sequence[str]) -> float:
+    """Return the share of characters in short lines that are notices of a web page, in [0, 1]."""
+    total = sum(map(len, lines))
+    # A long line that names a cookie is a paragraph about cookies.
+    notices = sum(len(line) for line in lines if len(line) <= MAX_NOTICE and _NOTICE.search(line))
+    return notices / total if total else 0.0
 
 
 def repetition(text: str) -> float:
