@@ -175,6 +175,19 @@ def walk(root: Path, losses: Losses) -> Iterator[tuple[str, Path]]:
             losses.drop("unreadable", f"{path}: {error}; check its permissions", what="it is left out")
 
 
+def listing_digest(path: str | Path) -> str:
+    """Return a digest of the names, sizes and times of the files that `walk` yields; of a file, of itself.
+
+    For a workflow that must see that something changed without reading it. A path that is not there has one too.
+    """
+    state = hashlib.sha256()
+    root = Path(path)
+    for name, file in walk(root, Losses("")) if root.is_dir() else [("", root)] if root.is_file() else []:
+        seen = file.stat()
+        state.update(os.fsencode(f"{name}\0{seen.st_size}\0{seen.st_mtime_ns}\n"))
+    return state.hexdigest()
+
+
 def open_regular(path: Path) -> IO[bytes]:
     """Open a regular file for reading. Raises OSError for a link, Refused for a pipe or device."""
     # Without O_NONBLOCK, opening a pipe waits for a writer for ever.

@@ -35,7 +35,7 @@ _TOKEN = re.compile(
 #: Characters that no reader sees but a tokenizer does, or that turn the order in which text is shown.
 _INVISIBLE = re.compile("[\U000e0000-\U000e007f\u202a-\u202e\u2066-\u2069]")
 #: Control characters without tab and line feed, the replacement character, halves of surrogate pairs.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd\ud800-\udfff]")
 #: Longest title, in characters.
 MAX_TITLE = 300
 
@@ -81,12 +81,12 @@ def neutralise(text: str) -> tuple[str, bool, bool]:
 
 def plain_title(text: str) -> str:
     """Return a title of one line, without control characters and tokens, of at most MAX_TITLE characters."""
-    shown = " ".join(_CONTROL.sub(" ", text).split())
+    shown = " ".join(CONTROL.sub(" ", text).split())
     return neutralise(unicodedata.normalize("NFC", shown[:MAX_TITLE]))[0]
 
 
 def examine(document: Document, limits: LimitsConfig, losses: Losses) -> Document:
-    """Return the document made harmless. Raises Refused for what cannot be: it has no message about which file.
+    """Return the document made harmless, counted in `losses`. Raises Refused for what cannot be made so.
 
     Reasons: `too_big`, `long_line`, `control_characters`, and `control_tokens` when limits.control_tokens is "drop".
     """
@@ -106,7 +106,7 @@ def examine(document: Document, limits: LimitsConfig, losses: Losses) -> Documen
                 f"line {number} has {longest} characters, above corpus.limits.max_line_characters = "
                 f"{limits.max_line_characters}; break the line, or raise the bound",
             )
-    if control := _CONTROL.search(text):
+    if control := CONTROL.search(text):
         raise Refused(
             "control_characters",
             f"holds the character U+{ord(control[0]):04X} at {control.start()}, which is no text; remove it, or "
@@ -116,11 +116,12 @@ def examine(document: Document, limits: LimitsConfig, losses: Losses) -> Documen
         return document
     clean, tokens, invisible = neutralise(text)
     if tokens and limits.control_tokens == "drop":
-        found = _TOKEN.search(_INVISIBLE.sub("", text))
-        shown = text[found.start() : found.start() + 40] if found else ""
+        plain = _INVISIBLE.sub("", text)
+        found = _TOKEN.search(plain)
+        shown = plain[found.start() : found.start() + 40] if found else ""
         raise Refused(
             "control_tokens",
-            f"holds the control token {shown!r}; set corpus.limits.control_tokens to neutralise to keep such documents",
+            f"holds a control token at {shown!r}; set corpus.limits.control_tokens to neutralise to keep it",
         )
     title = neutralise(document.title)[0]
     if not (tokens or invisible) and title == document.title:

@@ -16,7 +16,7 @@ from qwenlong.corpus.folders import Folder
 from qwenlong.corpus.hf_datasets import Dataset
 from qwenlong.corpus.hostile import Losses, examine
 from qwenlong.corpus.loaders import loader
-from qwenlong.corpus.sources import Source, chosen
+from qwenlong.corpus.sources import Source, packages
 
 
 class Origin(Protocol):
@@ -80,9 +80,7 @@ def origins(corpus: CorpusConfig, cache: str | Path) -> list[Origin]:
 
     Raises ConfigError for unknown or repeated names, and when there is no source at all.
     """
-    found: list[Origin] = []
-    if corpus.sources or not (corpus.folders or corpus.datasets):
-        found += [Package(source, cache, corpus) for source in chosen(corpus.registry, corpus.sources)]
+    found: list[Origin] = [Package(source, cache, corpus) for source in packages(corpus)]
     found += [Folder(folder, corpus) for folder in corpus.folders]
     found += [Dataset(dataset, corpus) for dataset in corpus.datasets]
     return found
