@@ -24,7 +24,7 @@ MAX_SPAN = 100
 _EMPTY = re.compile(r"(?:#{1,6}|-)")
 #: Browsers end a comment that never closes at the end of the page. html.parser looks for that end again at each
 #: `<!`, in time that grows with the square of their number, hence they are taken out before it sees them.
-_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)|<!\[CDATA\[|<[!?][^>]{0,4096}>?", re.DOTALL)
+_COMMENT = re.compile(r"<!--(?:-?>|.*?(?:--!?>|\Z))|<!\[CDATA\[|<[!?][^>]{0,4096}>?", re.DOTALL)
 #: A tag that is still open after so many characters is text. A `<` that opens no tag is written as an entity.
 _STRAY = re.compile(r"<(?!/?[A-Za-z][^<>]{0,65536}>)")
 

@@ -36,11 +36,11 @@ def load_json(text: str | bytes, max_depth: int) -> Any:
     except ValueError as error:
         # Numbers of thousands of digits, and bytes that are no Unicode.
         raise Refused("unreadable", f"is not JSON that can be used ({error}); mend it") from error
-    level, depth = [value], 0
-    while level := [child for node in level for child in _children(node)]:
-        depth += 1
+    level, depth = list(_children([value])), 1
+    while level:
         if depth > max_depth:
             raise Refused("too_deep", _too_deep(max_depth))
+        level, depth = [child for node in level for child in _children(node)], depth + 1
     return value
 
 

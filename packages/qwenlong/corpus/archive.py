@@ -67,9 +67,9 @@ class Archive:
             raise self._refuse(name, f"unpacks to {size} bytes, above {MAX_MEMBER_BYTES}")
         return str(path)
 
-    def _bomb(self, what: str, setting: str, bound: float) -> DataError:
+    def _bomb(self, what: str, setting: str, bound: int | str) -> DataError:
         return DataError(
-            f"{self.path.name}: {what}, above corpus.limits.{setting} = {bound:g}; nothing more of it is unpacked. "
+            f"{self.path.name}: {what}, above corpus.limits.{setting} = {bound}; nothing more of it is unpacked. "
             "Remove it, or raise the bound if you trust it"
         )
 
@@ -110,7 +110,7 @@ class Archive:
         bound = self.limits.max_archive_ratio
         if unpacked > RATIO_FROM and unpacked > bound * max(1, packed):
             said = f"{what} unpacks {packed} bytes to {unpacked} or more, {unpacked / max(1, packed):.0f} times"
-            raise self._bomb(said, "max_archive_ratio", bound)
+            raise self._bomb(said, "max_archive_ratio", f"{bound:g}")
 
     def _read_zip(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
         with zipfile.ZipFile(self.path) as archive:

@@ -101,7 +101,8 @@ class Folder:
                 assert reader is not None
                 yield from self._file(f"{path}/{member}", io.BytesIO(data), reader, options, losses)
         except DataError as error:
-            losses.drop("archive", f"{path}: {error}", what="the archive is left out")
+            said = str(error).removeprefix(str(self._root / path)).removeprefix(f"{Path(path).name}:").strip()
+            losses.drop("archive", f"{path}: {said}", what="the archive is left out")
 
     def _file(
         self, path: str, stream: IO[bytes], reader: formats.Reader, options: formats.Options, losses: Losses

@@ -196,7 +196,7 @@ def _tables(name: str, head: list[str], rows: Iterator[list[str]], options: Opti
                 held, start = [], number
             held.append(row)
     if held:
-        yield _table(name, head, held, start, number)
+        yield _table(name, head, held, start, number, whole=start == 1)
 
 
 def _ragged(number: int, row: list[str], head: list[str]) -> Refused | None:
@@ -205,10 +205,10 @@ def _ragged(number: int, row: list[str], head: list[str]) -> Refused | None:
     return Refused("unreadable", f"row {number} has {len(row)} cells, the head {len(head)}; mend the row")
 
 
-def _table(name: str, head: list[str], rows: list[list[str]], start: int, end: int) -> Piece:
-    title = _stem(name) if start == 1 and len(rows) == end else f"{_stem(name)}, rows {start} to {end}"
+def _table(name: str, head: list[str], rows: list[list[str]], start: int, end: int, whole: bool = False) -> Piece:
+    title = _stem(name) if whole else f"{_stem(name)}, rows {start} to {end}"
     lines = [f"## {title}", _row(head), "| " + " | ".join(["---"] * len(head)) + " |", *map(_row, rows)]
-    place = "" if title == _stem(name) else f"{start:08d}"
+    place = "" if whole else f"{start:08d}"
     return Piece(title, "\n".join(lines), "table", place, {"first_row": start, "last_row": end})
 
 

@@ -142,10 +142,14 @@ class Dataset:
         import pyarrow.parquet
 
         try:
-            file = pyarrow.parquet.ParquetFile(path, read_dictionary=[options.text_field])
-            names = file.schema_arrow.names
+            schema = pyarrow.parquet.read_schema(path)
+            names = schema.names
             if options.text_field not in names:
                 raise self._no_field(str(path), names)
+            # Left as a dictionary, a text that stands in a million rows is held once.
+            kind = schema.field(options.text_field).type
+            as_is = [options.text_field] if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) else []
+            file = pyarrow.parquet.ParquetFile(path, read_dictionary=as_is)
             column = [name for name in names if name == options.text_field or name == options.title_field]
             for group in range(file.metadata.num_row_groups):
                 rows = file.metadata.row_group(group)
@@ -162,7 +166,6 @@ class Dataset:
                     )
             number = 0
             for batch in file.iter_batches(batch_size=BATCH, columns=column):
-                # A row at a time: a text that a dictionary repeats is not repeated in memory.
                 for row in range(batch.num_rows):
                     number += 1
                     values = {name: batch.column(n)[row].as_py() for n, name in enumerate(batch.schema.names)}

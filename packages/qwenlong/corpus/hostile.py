@@ -126,8 +126,14 @@ def examine(document: Document, limits: LimitsConfig, losses: Losses) -> Documen
     title = neutralise(document.title)[0]
     if not (tokens or invisible) and title == document.title:
         return document
-    losses.neutralised["control_tokens"] += tokens
-    losses.neutralised["invisible_characters"] += invisible
+    losses.neutralised.update(
+        name
+        for name, there in (
+            ("control_tokens", tokens or title != document.title),
+            ("invisible_characters", invisible),
+        )
+        if there
+    )
     return document.model_copy(update={"text": clean, "title": title})
 
 

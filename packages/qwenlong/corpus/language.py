@@ -34,7 +34,8 @@ _SCRIPTS = {
     "ru": re.compile(r"[\u0400-\u04ff]"),
     "zh": re.compile(r"[\u4e00-\u9fff]"),
 }
-_WORD = re.compile(r"[^\W\d_]+")
+#: A letter alone is as often a variable as a word.
+_WORD = re.compile(r"[^\W\d_]{2,}")
 #: Characters that are looked at: the beginning and the middle tell as much as the whole.
 SAMPLE = 20_000
 #: Fewer words tell nothing.
