@@ -7,6 +7,7 @@ templates and our own prompts mark their parts are written in a way that no toke
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections import Counter
@@ -16,6 +17,7 @@ from qwenlong.core.config import LimitsConfig
 from qwenlong.core.reading import Refused
 from qwenlong.core.records import Document
 
+log = logging.getLogger(__name__)
 #: Tags that chat templates, reasoning models and the prompts of this project (core/prompts) give a meaning.
 TAGS = (
     ("answer", "assistant", "format", "memory", "plan", "question", "system", "think", "thinking", "tool_call")
@@ -53,14 +55,17 @@ class Losses:
     MAX_MESSAGES = 20
 
     def drop(self, reason: str, message: str, *, what: str = "the document is dropped") -> None:
-        """Count a drop and tell it, with the source's name; log and statistics show it printable, on one line."""
-        import logging
+        """Count a drop and tell it, with the source's name, printable and on one line.
 
+        The first MAX_MESSAGES are kept and logged as warnings; a million bad records must not fill a disk.
+        """
         self.dropped[reason] += 1
         said = printable(f"source {self.source}, {message}; {what}")
-        logging.getLogger("qwenlong.corpus").warning("%s", said)
         if len(self.messages) < self.MAX_MESSAGES:
             self.messages.append(said)
+            log.warning("%s", said)
+        else:
+            log.debug("%s", said)
 
 
 def printable(text: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,10 +177,3 @@ def test_languages(code: str) -> None:
 def test_where_no_language_shows_a_text_stays(text: str) -> None:
     assert language(text) is None
     assert filters.reason(document(text or "x"), settings(languages=("de",))) is None
-
-
-def test_rules_do_not_depend_on_the_hash_seed() -> None:
-    """Shares come from counts, not from an order of sets."""
-    generator = random.Random(3)
-    text = [generator.choice("abcdef") for _ in range(500)]
-    assert filters.repeated_ngram_share(text, 3) == filters.repeated_ngram_share([f"{w}" for w in text], 3)
