@@ -173,7 +173,9 @@ def test_languages(code: str) -> None:
     assert filters.reason(document(TEXTS[code]), settings(languages=others)) == "language"
 
 
-@pytest.mark.parametrize("text", ["", "12 34", "Paris Berlin Rome Madrid " * 20, "x = f(y)\n" * 40, "The end."])
+@pytest.mark.parametrize(
+    "text", ["", "12 34", "Paris Berlin Rome Madrid " * 20, "x = f(y)\n" * 40, "que por para se " * 9, "The end."]
+)
 def test_where_no_language_shows_a_text_stays(text: str) -> None:
     assert language(text) is None
     assert filters.reason(document(text or "x"), settings(languages=("de",))) is None
