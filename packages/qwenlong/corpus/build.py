@@ -1,8 +1,7 @@
-"""From fetched packages to the corpus: load, filter, split, choose, deduplicate. Same input and seed, same bytes."""
+"""From the sources to the corpus: load, filter, split, choose, deduplicate. Same input and seed, same bytes."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,32 +12,29 @@ from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.records import CATEGORIES, Document
 from qwenlong.core.seeds import derive
 from qwenlong.corpus import dedup, filters, sections
-from qwenlong.corpus.archive import Archive, InvalidText
-from qwenlong.corpus.fetch import cache_path, cached, describe
-from qwenlong.corpus.loaders import loader
-from qwenlong.corpus.sources import Source, chosen
-
-log = logging.getLogger(__name__)
-#: Messages about single documents that corpus.json keeps per source; the counts are complete.
-MAX_MESSAGES = 20
+from qwenlong.corpus.hostile import Losses
+from qwenlong.corpus.origins import Origin, origins
+from qwenlong.corpus.origins import documents as documents_of
 
 
 def build(config: Config, cache: str | Path) -> tuple[list[Document], dict[str, Any]]:
-    """Return the documents of `config.corpus.sources`, sorted by id with n_tokens 0, and the statistics.
+    """Return the documents of all sources, sorted by id with n_tokens 0, and the statistics.
 
-    Reads the archives in `cache` only; no network. Raises ConfigError for an unknown source or loader, DataError for a
-    source that is not in the cache, has other bytes than registered, or keeps no document, and for an empty corpus.
+    Packages are read from `cache` only; the network is used for data sets of the hub alone. Raises ConfigError for an
+    unknown source or loader and a path that is not there, DataError for a package that is not in the cache or has other
+    bytes than registered, for a source that keeps no document, and for an empty corpus.
     """
     from qwenlong.core.progress import track
 
     corpus = config.corpus
-    sources = chosen(corpus.registry, corpus.sources)
+    sources = origins(corpus, cache)
     documents: list[Document] = []
     stats: dict[str, Any] = {}
     # The digests of all archives are checked before the first one is read: a long build must not fail at its end.
-    paths = {source.name: cached(source, cache) for source in sources}
+    for source in sources:
+        source.check()
     for source in track(sources, total=len(sources), description="corpus"):
-        kept, stats[source.name] = _source(config, source, paths[source.name])
+        kept, stats[source.name] = _source(config, source)
         documents += kept
     # Within a source duplicates are gone already: these stand in two sources.
     documents, twins = dedup.exact(documents)
@@ -69,9 +65,9 @@ def write(
     from qwenlong.core.provenance import path_of, sidecar
 
     folder = Path(out)
-    inputs = {
-        source.name: cache_path(source, cache) for source in chosen(config.corpus.registry, config.corpus.sources)
-    }
+    inputs = {name: path for source in origins(config.corpus, cache) for name, path in source.inputs().items()}
+    if config.corpus.sources:
+        inputs["registry"] = Path(config.corpus.registry)
     names = ("documents.parquet", "corpus.json")
     with all_or_none(*(path for name in names for path in (folder / name, path_of(folder / name)))):
         write_parquet(folder / "documents.parquet", documents, Document)
@@ -79,7 +75,7 @@ def write(
         for name in names:
             sidecar(
                 folder / name,
-                inputs=inputs | {"registry": Path(config.corpus.registry)},
+                inputs=inputs,
                 config=config.corpus.model_dump(mode="json"),
                 packages=["corpus"],
                 seed=config.run.seed,
@@ -87,13 +83,15 @@ def write(
             )
 
 
-def _source(config: Config, source: Source, path: Path) -> tuple[list[Document], dict[str, Any]]:
+def _source(config: Config, source: Origin) -> tuple[list[Document], dict[str, Any]]:
     corpus = config.corpus
     seed = derive(config.run.seed, "corpus", source.name)
-    dropped: Counter[str] = Counter()
-    messages: list[str] = []
-    whole = list(_accepted(_load(source, path, dropped, messages), config, dropped))
+    losses = Losses(source.name)
+    dropped = losses.dropped
+    whole = list(_accepted(documents_of(source, corpus, losses), config, dropped))
     numbers: dict[str, Any] = {"read": len(whole) + sum(dropped.values()), "dropped_documents": _counts(dropped)}
+    if made_harmless := _counts(losses.neutralised):
+        numbers["neutralised"] = made_harmless
     dropped.clear()
     if corpus.section_characters is not None:
         try:
@@ -113,7 +111,7 @@ def _source(config: Config, source: Source, path: Path) -> tuple[list[Document],
     numbers["left_out"] = len(kept) - len(within)
     kept, twins = dedup.near(within, corpus.near_duplicate_threshold, seed)
     dropped["near_duplicate"] += len(twins)
-    return kept, describe(source) | numbers | {"dropped": _counts(dropped), "messages": messages}
+    return kept, source.describe() | numbers | {"dropped": _counts(dropped), "messages": losses.messages}
 
 
 def _count(stats: dict[str, Any], document: Document, why: str) -> None:
@@ -137,7 +135,7 @@ def _judged(config: Config, documents: list[Document], stats: dict[str, Any]) ->
 
 
 def _refuse_empty(
-    config: Config, sources: Sequence[Source], documents: Sequence[Document], stats: dict[str, Any]
+    config: Config, sources: Sequence[Origin], documents: Sequence[Document], stats: dict[str, Any]
 ) -> None:
     """Raise DataError when a source, or all of them, keep no document."""
     full = {document.source for document in documents}
@@ -152,45 +150,18 @@ def _refuse_empty(
         )
 
 
-def _reasons(source: Source, numbers: dict[str, Any]) -> str:
+def _reasons(source: Origin, numbers: dict[str, Any]) -> str:
     """Say why a source keeps no document."""
     lost = Counter(numbers["dropped_documents"]) + Counter(numbers["dropped"])
-    reasons = ", ".join(f"{name} {count}" for name, count in sorted(lost.items())) or "no member suits its loader"
+    reasons = (
+        ", ".join(f"{name} {count}" for name, count in sorted(lost.items())) or "it holds nothing that its loader reads"
+    )
     first = f" ({numbers['messages'][0]})" if numbers["messages"] else ""
-    return f"source {source.name} ({source.filename}) keeps no document: {reasons}{first}"
+    return f"source {source.name} ({source.label}) keeps no document: {reasons}{first}"
 
 
 def _counts(counter: Counter[str]) -> dict[str, int]:
     return {name: count for name, count in sorted(counter.items()) if count}
-
-
-def _load(source: Source, path: Path, dropped: Counter[str], messages: list[str]) -> Iterator[Document]:
-    module = loader(source)
-    seen: set[str] = set()
-    for member, text in Archive(path).texts(module.wanted):
-        if isinstance(text, InvalidText):
-            _note(dropped, messages, "invalid_utf8", f"source {source.name}, {text}; the document is dropped")
-            continue
-        try:
-            for document in module.parse(source, member, text):
-                if document.id in seen:
-                    raise DataError(
-                        f"source {source.name}: two documents have the id {document.id} (the second in {member}); "
-                        f"loader {source.loader} must make ids that differ"
-                    )
-                seen.add(document.id)
-                yield document
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            # What a loader cannot read has another shape than the package publishes.
-            message = f"source {source.name}, member {member}: loader {source.loader} cannot read it ({error!r})"
-            _note(dropped, messages, "unreadable", f"{message}; the document is dropped")
-
-
-def _note(dropped: Counter[str], messages: list[str], reason: str, message: str) -> None:
-    dropped[reason] += 1
-    log.warning("%s", message)
-    if len(messages) < MAX_MESSAGES:
-        messages.append(message)
 
 
 def _accepted(documents: Iterable[Document], config: Config, dropped: Counter[str]) -> Iterator[Document]:

@@ -24,11 +24,11 @@ def fetch(
     """Download the sources into the cache, checked by SHA-256; what is there costs no network."""
     from qwenlong.core import config_files
     from qwenlong.corpus.fetch import cache_path, fetch_all
-    from qwenlong.corpus.sources import chosen
+    from qwenlong.corpus.sources import chosen, packages
 
     settings = config_files.load(config).corpus
     cache = out or Path(settings.cache)
-    sources = chosen(settings.registry, tuple(source) if source else settings.sources, models=bool(source))
+    sources = chosen(settings.registry, tuple(source), models=True) if source else packages(settings)
     downloaded = fetch_all(sources, cache)
     files = {row.name: str(cache_path(row, cache)) for row in sources}
     if as_json:

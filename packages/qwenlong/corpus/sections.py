@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from qwenlong.core.records import Document
 from qwenlong.corpus.loaders.guides import ADORNMENT, is_heading
 
+#: Kinds whose headings are "# …", as files of Markdown, HTML and PDF give them.
+_MARKED = frozenset(("markdown", "html", "pdf"))
+_MARKED_HEADING = re.compile(r"^#{1,6} +(.+?)[ #]*$")
 _TOP_LEVEL = re.compile(r"^(?:async def|def|class) (\w+)")
 
 #: What stands before the first heading.
-_UNNAMED = {"code": "module", "guide": "introduction"}
+_UNNAMED = {"code": "module", "guide": "introduction"} | dict.fromkeys(_MARKED, "introduction")
 
 
 def split(document: Document, limit: int) -> list[Document]:
@@ -44,7 +47,7 @@ def split(document: Document, limit: int) -> list[Document]:
 
 def _pieces(text: str, kind: str, limit: int) -> Iterator[tuple[str, str, int]]:
     """Yield (heading, text, which piece of the heading)."""
-    if kind in ("factbook", "finance"):
+    if kind in ("factbook", "finance", "table"):
         for block in re.split(r"\n\n(?=## )", text):
             first, _, body = block.partition("\n")
             head = first + "\n"
@@ -66,11 +69,16 @@ def _pieces(text: str, kind: str, limit: int) -> Iterator[tuple[str, str, int]]:
 
 
 def _blocks(text: str, kind: str) -> Iterator[tuple[str, str]]:
-    """Yield (heading, text) parts of a guide, a module, or of anything else as one."""
+    """Yield (heading, text) parts of a guide, a page, a module, or of anything else as one."""
     lines = text.split("\n")
     starts: dict[int, str] = {}
+    fenced = False
     for n, line in enumerate(lines):
-        if kind == "code" and (match := _TOP_LEVEL.match(line)):
+        # A "#" in a fenced block of Markdown is a comment of its code.
+        fenced ^= kind == "markdown" and line.startswith("```")
+        if kind in _MARKED and not fenced and (marked := _MARKED_HEADING.match(line)):
+            starts[n] = marked[1]
+        elif kind == "code" and (match := _TOP_LEVEL.match(line)):
             # Decorators and comments right above belong to it.
             start = n
             while start > 0 and lines[start - 1].startswith(("@", "#", ")")):

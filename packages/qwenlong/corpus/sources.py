@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from qwenlong.core.config import CorpusConfig
 from qwenlong.core.errors import ConfigError
 from qwenlong.core.records import Category
 
@@ -99,6 +100,13 @@ def chosen(path: str | Path, names: Sequence[str], *, models: bool = False) -> l
         if registry[name].category == "model" and not models:
             raise ConfigError(f"corpus.sources: {name!r} is a model, not documents; take it out (base.kind uses it)")
     return [registry[name] for name in names]
+
+
+def packages(corpus: CorpusConfig) -> list[Source]:
+    """Return the packages of a configuration; none where it names folders or data sets alone. Raises as `chosen`."""
+    if not corpus.sources and (corpus.folders or corpus.datasets):
+        return []
+    return chosen(corpus.registry, corpus.sources)
 
 
 def slug(text: str) -> str:

@@ -58,10 +58,10 @@ def _built_corpus(settings: Config, work: Path) -> Path:
     """Fetch and build the corpus under `work`; what is already in the cache is not fetched again."""
     from qwenlong.corpus.build import build, write
     from qwenlong.corpus.fetch import fetch_all
-    from qwenlong.corpus.sources import chosen
+    from qwenlong.corpus.sources import packages
 
     cache = Path(settings.corpus.cache)
-    fetch_all(chosen(settings.corpus.registry, settings.corpus.sources), cache)
+    fetch_all(packages(settings.corpus), cache)
     documents, stats = build(settings, cache)
     write(settings, cache, work / "corpus", documents, stats)
     return work / "corpus"

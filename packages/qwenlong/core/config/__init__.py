@@ -6,6 +6,7 @@ Values that the paper leaves out are marked **[assumed]** in their description; 
 
 from __future__ import annotations
 
+from qwenlong.core.config.corpus import DatasetConfig, FiltersConfig, FolderConfig, LimitsConfig
 from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
 from qwenlong.core.config.models import (
     AgentConfig,
@@ -48,10 +49,14 @@ __all__ = [
     "ClippingConfig",
     "Config",
     "CorpusConfig",
+    "DatasetConfig",
     "EndpointConfig",
     "EngineConfig",
     "EvaluationConfig",
     "LLMConfig",
+    "FiltersConfig",
+    "FolderConfig",
+    "LimitsConfig",
     "MODELS",
     "MemoryRLConfig",
     "MergeConfig",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
+from qwenlong.core.config.corpus import DatasetConfig, FiltersConfig, FolderConfig, LimitsConfig
 from qwenlong.core.config.section import Section, plain_name
 
 
@@ -46,6 +47,14 @@ class CorpusConfig(Section):
         "sklearn_docs",
     )
     """Names in the registry; together they should cover the five categories."""
+    folders: tuple[FolderConfig, ...] = ()
+    """Local folders of documents, beside the sources."""
+    datasets: tuple[DatasetConfig, ...] = ()
+    """Data sets of the Hugging Face hub, or Parquet and JSON-lines files, beside the sources."""
+    limits: LimitsConfig = LimitsConfig()
+    """Bounds against hostile or broken input."""
+    filters: FiltersConfig = FiltersConfig()
+    """Quality rules beyond those below."""
     max_documents_per_source: Annotated[int, Field(ge=1)] | None = None
     """Upper bound per source, chosen by seed; of sections when documents are split; none: all."""
     section_characters: Annotated[int, Field(ge=200)] | None = None
@@ -61,6 +70,15 @@ class CorpusConfig(Section):
     """Jaccard similarity of 5-gram shingles above which a document is a near duplicate."""
     judge_filter: bool = False
     """Also ask llm.generator whether a document is fit (SPEC: rule filters plus LLM-judge filters)."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> CorpusConfig:
+        # A repeated name within `sources` is told where the registry is read.
+        names = [*set(self.sources), *(one.name for one in self.folders), *(one.name for one in self.datasets)]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"two sources are named {repeated[0]!r}; rename the folder or data set")
+        return self
 
 
 class SynthesisConfig(Section):
