@@ -101,9 +101,9 @@ def neighbour_message(pool: Pool) -> Iterator[Candidate]:
         messages = parse.messages(document)
         texts = [said.text for said in messages]
         for one, two in zip(messages, messages[1:], strict=False):
-            for side, quoted, said in (("after", one, two), ("before", two, one)):
-                if _short(said) and 3 <= len(quoted.text.split()) <= MAX_WORDS and texts.count(quoted.text) == 1:
-                    found.append((document, said, side, quoted.text, len(messages)))
+            for side, other, said in (("after", one, two), ("before", two, one)):
+                if _short(said) and 3 <= len(other.text.split()) <= MAX_WORDS and texts.count(other.text) == 1:
+                    found.append((document, said, side, other.text, len(messages)))
     for document, said, side, quoted, needles in pool.shuffled(found, "dialogue", "neighbour", pool.budget):
         description = f'message that comes right {side} "{quoted}" in "{document.title}"'
         yield _candidate(pool, document, said, "neighbour_message@1", description, needles)
