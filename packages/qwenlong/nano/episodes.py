@@ -20,7 +20,7 @@ from qwenlong.nano.material import Material
 from qwenlong.synthesis import extend, graph, parse, warmup
 from qwenlong.synthesis.candidates import Candidate
 from qwenlong.synthesis.pool import Pool
-from qwenlong.synthesis.run import TEMPLATES, counted
+from qwenlong.synthesis.run import chosen, counted
 from qwenlong.synthesis.tables import Table
 
 #: Questions drawn from each template of a pool, by task: what is hard to learn is asked more often.
@@ -57,8 +57,16 @@ class Example:
 class Teacher:
     """Makes examples from material; `length` bounds prompts and may grow between calls."""
 
-    def __init__(self, material: Material, tokenizer: Tokenizer, seed: int, window: int) -> None:
+    def __init__(
+        self,
+        material: Material,
+        tokenizer: Tokenizer,
+        seed: int,
+        window: int,
+        templates: Sequence[str] | None = None,
+    ) -> None:
         self.material, self.tokenizer, self.seed, self.window = material, tokenizer, seed, window
+        self.templates = chosen(templates)
 
     def examples(self, number: int, length: int, gives_up: float = 0.0) -> list[Example]:
         """Return the examples of pool `number`, prompts of up to `length` tokens: a function of its arguments.
@@ -85,7 +93,7 @@ class Teacher:
         documents, rng = self._pool(number, length, use)
         with Table(cell for document in documents for cell in parse.cells(document)) as table:
             pool = Pool(documents, table, graph.build(documents), length, rng.randrange(2**62))
-            for task, makers in sorted(TEMPLATES.items()):
+            for task, makers in sorted(self.templates.items()):
                 for _, make in sorted(makers.items()):
                     for candidate in islice(make(pool), DRAWS[task]):
                         sample = self._extended(candidate, pool, length, rng)

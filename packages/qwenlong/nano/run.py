@@ -99,6 +99,7 @@ def make(
             seed=seed,
             state=work / "state.pt",
             device=device,
+            templates=config.synthesis.templates,
             log=log,
             limit_seconds=limit_seconds,
         )
@@ -141,7 +142,14 @@ def make(
 def _exercises(config: Config, work: Path, tokens: Tokenizer, length: int) -> list[Example]:
     plan = config.nano
     seed = derive(config.run.seed, "nano", "measure")
-    opened = (work / "heldout.json", work / "tokenizer", seed, config.base.window, plan.workers)
+    opened = (
+        work / "heldout.json",
+        work / "tokenizer",
+        seed,
+        config.base.window,
+        plan.workers,
+        config.synthesis.templates,
+    )
     with train.teachers(*opened) as teach:
         waiting = [teach(number, length, 0.0) for number in range(plan.measure_pools)]
         pools = [

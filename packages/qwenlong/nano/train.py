@@ -50,10 +50,10 @@ _teacher: Teacher | None = None
 Item = tuple[str, "np.ndarray[Any, np.dtype[np.int32]]", int]
 
 
-def _open(path: str, tokenizer: str, seed: int, window: int) -> None:
+def _open(path: str, tokenizer: str, seed: int, window: int, templates: Sequence[str] | None) -> None:
     global _teacher
     torch.set_num_threads(1)
-    _teacher = Teacher(material.load(path), Tokenizer(tokenizer), seed, window)
+    _teacher = Teacher(material.load(path), Tokenizer(tokenizer), seed, window, templates)
 
 
 def _make(number: int, length: int, gives_up: float) -> list[Item]:
@@ -66,14 +66,14 @@ def _make(number: int, length: int, gives_up: float) -> list[Item]:
 
 @contextmanager
 def teachers(
-    path: Path, tokenizer: Path, seed: int, window: int, workers: int
+    path: Path, tokenizer: Path, seed: int, window: int, workers: int, templates: Sequence[str] | None
 ) -> Iterator[Callable[[int, int, float], Future[list[Item]]]]:
     """Yield a function that has worker processes make pool `number` with prompts of up to `length` tokens.
 
     Its third argument is the greatest share of questions that are given up. Each worker reads the material at `path`
     once. Started afresh rather than forked, since this process may hold a GPU.
     """
-    opened = (str(path), str(tokenizer), seed, window)
+    opened = (str(path), str(tokenizer), seed, window, templates)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_open, initargs=opened) as pool:
         try:
@@ -140,6 +140,7 @@ def train(
     seed: int,
     state: Path,
     device: str,
+    templates: Sequence[str] | None = None,
     log: Callable[[dict[str, Any]], None],
     limit_seconds: float = math.inf,
 ) -> Progress:
@@ -161,7 +162,7 @@ def train(
         length=plan.first_length, coming=(plan.first_length, 0.0)
     )
     model.train()
-    with teachers(material_path, tokenizer, seed, window, plan.workers) as make:
+    with teachers(material_path, tokenizer, seed, window, plan.workers, templates) as make:
 
         def begin(number: int, length: int, gives_up: float) -> list[Future[list[Item]]]:
             return [make(number * plan.pools + n, length, gives_up) for n in range(plan.pools)]

@@ -15,6 +15,8 @@ OPTIONS = 4
 LETTERS = "ABCD"
 #: Longest option, in words.
 MAX_WORDS = 8
+#: Texts of which distractors are drawn, at most.
+SAMPLED = 64
 
 
 def _same(one: str, other: str) -> bool:
@@ -149,9 +151,79 @@ def _defined_once(path: str, options: Sequence[str], right: str, documents: Sequ
     return names & set(options) == {right}
 
 
+def reply(pool: Pool) -> Iterator[Candidate]:
+    """What is said right after a message, among short replies of other conversations."""
+    found = list(reading.reply(pool))
+    replies = sorted({c.answers[0] for c in found})
+    for base in pool.shuffled(found, "choice", "reply", pool.budget):
+        home = pool.by_id[base.evidence[0].document].text
+        others = [text for text in _some(pool, replies, base.question) if text not in home]
+        options = _options(pool, base.answers[0], others, base.question)
+        candidate = _candidate(
+            "choice_reply@1", base.question, options, base.evidence, base.reasoning_chain, base.holds
+        )
+        if candidate is not None:
+            yield candidate
+
+
+def parameter(pool: Pool) -> Iterator[Candidate]:
+    """The documented type of a parameter, among types of other parameters."""
+    found = list(reading.parameter(pool))
+    types = sorted({c.answers[0] for c in found})
+    for base in pool.shuffled(found, "choice", "parameter", pool.budget):
+        options = _options(pool, base.answers[0], _some(pool, types, base.question), base.question)
+        candidate = _candidate(
+            "choice_parameter@1", base.question, options, base.evidence, base.reasoning_chain, base.holds
+        )
+        if candidate is not None:
+            yield candidate
+
+
+def country(pool: Pool) -> Iterator[Candidate]:
+    """The country that has a value in a field, among countries that have another one there."""
+    values: dict[tuple[str, int | None], list[parse.Field]] = defaultdict(list)
+    for document in pool.documents:
+        for field in parse.fields(document):
+            if parse.answer_of(field.value, MAX_WORDS) is not None and field.entity not in field.value:
+                values[field.label, field.year].append(field)
+    fields = [field for group in values.values() for field in group if pool.fits([field.document])]
+    for field in pool.shuffled(fields, "choice", "country", pool.budget):
+        group = values[field.label, field.year]
+        said = parse.plain_value(field.value)
+        if [parse.plain_value(other.value) for other in group].count(said) != 1:
+            continue
+        question = f'Which country has the {field.label}{f" in {field.year}" if field.year else ""} "{said}"?'
+        others = sorted({other.entity for other in group} - {field.entity})
+        options = _options(pool, field.entity, others, question)
+        chain = (f"{field.entity}: {whole_line(pool.by_id[field.document], field.start, field.end)}",)
+        holds = partial(_one_country, field, said)
+        candidate = _candidate("choice_country@1", question, options, [evidence(field)], chain, holds)
+        if candidate is not None:
+            yield candidate
+
+
+def _one_country(field: parse.Field, said: str, documents: Sequence[Document]) -> bool:
+    """Tell whether of the countries shown one alone has the value in the field."""
+    found = {
+        other.entity
+        for document in documents
+        for other in parse.fields(document)
+        if (other.label, other.year) == (field.label, field.year) and parse.plain_value(other.value) == said
+    }
+    return found == {field.entity}
+
+
+def _some(pool: Pool, texts: Sequence[str], *names: object) -> list[str]:
+    """Return a few of many texts, so that a question's cost does not grow with the corpus."""
+    return list(texts) if len(texts) <= SAMPLED else pool.rng("choice", "some", *names).sample(list(texts), SAMPLED)
+
+
 TEMPLATES: dict[str, Callable[[Pool], Iterator[Candidate]]] = {
     "choice_fact": fact,
     "choice_speaker": speaker,
     "choice_term": term,
     "choice_definition": definition,
+    "choice_reply": reply,
+    "choice_parameter": parameter,
+    "choice_country": country,
 }

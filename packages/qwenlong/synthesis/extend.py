@@ -89,7 +89,7 @@ def extend(
     size = measure()
     if not candidate.holds(shown) or (size > target and not at_least):
         return None
-    misses = 0
+    misses, exact = 0, True
     order = list(range(len(pool.documents)))
     inside = {document.id for document in shown}
     while size < target and misses < MAX_MISSES and order:
@@ -99,21 +99,24 @@ def extend(
         document = pool.documents[order.pop()]
         # The heading costs tokens too; the exact count follows below.
         too_long = size + document.n_tokens + 4 > target and not at_least
+        if too_long and not exact:
+            size, exact = measure(), True
+            too_long = size + document.n_tokens + 4 > target
         if too_long or document.id in inside or not candidate.holds([*shown, document]):
             misses += 1
             continue
         shown.append(document)
         inside.add(document.id)
-        # Counting all documents for each one added would be quadratic: with `at_least` the bound is exact only where
-        # the target is near.
-        new = size + document.n_tokens + HEADING
-        if new >= target if at_least else len(shown) < 8:
-            new = measure()
+        # Counting all documents for each one added would be quadratic: a bound from above will do until it reaches the
+        # target, then the exact count takes its place.
+        new, counted = size + document.n_tokens + HEADING, False
+        if new >= target:
+            new, counted = measure(), True
         if new > target and not at_least:
             inside.remove(shown.pop().id)
             misses += 1
         else:
-            size, misses = new, 0
+            size, exact, misses = new, counted, 0
     required = len(candidate.documents)
     size = measure()
     while size > target and not at_least and len(shown) > required:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from qwenlong.core.records import Document, Evidence
+from qwenlong.synthesis import hypothetical
 from qwenlong.synthesis.candidates import Candidate
 from qwenlong.synthesis.graph import NAMING_FIELDS, Edge, KnowledgeGraph
 from qwenlong.synthesis.pool import Pool, whole_line
@@ -249,6 +251,57 @@ def earlier(pool: Pool) -> Iterator[Candidate]:
         )
 
 
+def common_neighbour(pool: Pool) -> Iterator[Candidate]:
+    """The country that borders two others, by the lengths of both borders, which stand in two documents."""
+    into: dict[str, list[Edge]] = defaultdict(list)
+    for edge in pool.graph.edges:
+        if edge.relation == "borders":
+            into[edge.target].append(edge)
+    for draw, first in _random_edges(pool, "common_neighbour", lambda e: e.relation == "borders"):
+        others = [e for e in into[first.target] if e.source != first.source and e.document != first.document]
+        for second in pool.shuffled(others, "multi_hop", "common_neighbour", draw)[:1]:
+            edges = [first, second]
+            documents = [first.document, second.document]
+            asked = _Common(tuple((e.source, e.qualifier) for e in edges))
+            if not pool.fits(documents) or asked.answer(pool.graph, documents) != first.target:
+                continue
+            ends = [f"a {e.qualifier} border with {label(e.source)}" for e in edges]
+            yield Candidate(
+                task="doc_multi_hop",
+                question_type="multi-fact",
+                template="common_neighbour@1",
+                question=f"Which country has {ends[0]} and {ends[1]}?",
+                answers=(label(first.target),),
+                evidence=tuple(Evidence(document=e.document, start=e.start, end=e.end) for e in edges),
+                reasoning_chain=tuple(_reason(pool.by_id[e.document], e) for e in edges),
+                holds=partial(_common_holds, asked, pool.graph, first.target),
+                n_hops=2,
+                generator="graph@1",
+                specifics=tuple(label(e.source) for e in edges),
+            )
+
+
+@dataclass(frozen=True)
+class _Common:
+    """Who borders all of (country, length of the border)."""
+
+    borders: tuple[tuple[str, str], ...]
+
+    def answer(self, graph: KnowledgeGraph, documents: Sequence[str]) -> str | None:
+        """Return the one node over the documents shown."""
+        shown = set(documents)
+        reached = [
+            {edge.target for edge in graph.out(country, "borders", shown) if edge.qualifier == length}
+            for country, length in self.borders
+        ]
+        both = set.intersection(*reached)
+        return both.pop() if len(both) == 1 else None
+
+
+def _common_holds(asked: _Common, graph: KnowledgeGraph, answer: str, documents: Sequence[Document]) -> bool:
+    return asked.answer(graph, [document.id for document in documents]) == answer
+
+
 TEMPLATES: dict[str, Callable[[Pool], Iterator[Candidate]]] = {
     "country_field": country_field,
     "border_field": border_field,
@@ -256,4 +309,6 @@ TEMPLATES: dict[str, Callable[[Pool], Iterator[Candidate]]] = {
     "speaker_line": speaker_line,
     "called_function": called_function,
     "earlier": earlier,
+    "common_neighbour": common_neighbour,
+    "changed_number": hypothetical.changed_number,
 }

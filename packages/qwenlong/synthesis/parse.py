@@ -6,9 +6,12 @@ Every item keeps the span [start, end) of characters it was read from, so that e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import wraps
+from typing import TypeVar
 
 from qwenlong.core.records import Document
 
@@ -90,6 +93,30 @@ class Function:
     end: int
 
 
+T = TypeVar("T")
+
+
+def _once(read: Callable[[Document], T]) -> Callable[[Document], T]:
+    """Return `read` with a memory of what it gave for each document that is still alive.
+
+    A pool's documents are read by every template again and again. They are told apart by identity, since hashing a
+    text would cost more.
+    """
+    kept: dict[int, tuple[weakref.ref[Document], T]] = {}
+
+    @wraps(read)
+    def cached(document: Document) -> T:
+        key = id(document)
+        found = kept.get(key)
+        if found is not None and found[0]() is document:
+            return found[1]
+        result = read(document)
+        kept[key] = (weakref.ref(document, lambda _: kept.pop(key, None)), result)
+        return result
+
+    return cached
+
+
 def kind(document: Document) -> str:
     """Return the document's kind ("factbook", "finance", "dialogue", "play", "code", "guide", …), "" when unknown."""
     return str(document.metadata.get("kind", ""))
@@ -117,7 +144,8 @@ def quantity(text: str) -> Quantity | None:
     return Quantity(-number if match["sign"] else number, unit)
 
 
-def fields(document: Document) -> list[Field]:
+@_once
+def fields(document: Document) -> Sequence[Field]:
     """Return the "label: value" lines of a factbook document; "Exports - Exports 2024" is field Exports of 2024."""
     if kind(document) != "factbook":
         return []
@@ -163,8 +191,13 @@ def plain_value(value: str) -> str:
     return re.sub(r"\s*\([^)]*\)", "", value).strip(" ;,")
 
 
-def cells(document: Document) -> Iterator[Cell]:
-    """Yield the numbers of a document: fields, their siblings ("Alcohol - beer"), lists in a value, table cells."""
+@_once
+def cells(document: Document) -> Sequence[Cell]:
+    """Return the numbers of a document: fields, their siblings ("Alcohol - beer"), lists in a value, table cells."""
+    return tuple(_cells(document))
+
+
+def _cells(document: Document) -> Iterator[Cell]:
     for field in fields(document):
         year = "" if field.year is None else str(field.year)
         if field.quantity is not None:
@@ -216,7 +249,8 @@ def _table_cells(document: Document) -> Iterator[Cell]:
         position += len(line)
 
 
-def messages(document: Document) -> list[Said]:
+@_once
+def messages(document: Document) -> Sequence[Said]:
     """Return the messages of a dialogue in order."""
     if kind(document) != "dialogue":
         return []
@@ -225,7 +259,8 @@ def messages(document: Document) -> list[Said]:
     ]
 
 
-def speeches(document: Document) -> list[Said]:
+@_once
+def speeches(document: Document) -> Sequence[Said]:
     """Return each verse line of a play with its speaker; lines before the first named speaker are nobody's."""
     if kind(document) != "play":
         return []
@@ -245,7 +280,8 @@ def speeches(document: Document) -> list[Said]:
     return found
 
 
-def functions(document: Document) -> list[Function]:
+@_once
+def functions(document: Document) -> Sequence[Function]:
     """Return the top-level definitions of a source file's section; a body ends where the next one starts."""
     if kind(document) != "code":
         return []
@@ -280,7 +316,8 @@ def parameters(document: Document, function: Function) -> list[Said]:
     return found
 
 
-def sentences(document: Document) -> list[tuple[int, int]]:
+@_once
+def sentences(document: Document) -> Sequence[tuple[int, int]]:
     """Return the spans of prose sentences of a guide: one paragraph line each side of a full stop, no directives."""
     if kind(document) != "guide":
         return []

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import fnmatch
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from qwenlong.core.config import Config
+from qwenlong.core.config.data import SynthesisConfig
 from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.records import Document, Sample
 from qwenlong.core.templates import render_choices
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.synthesis import choice, dialogue, extend, graph, multi_hop, numerical, parse, reading
 from qwenlong.synthesis.candidates import Candidate
-from qwenlong.synthesis.decontaminate import Seen
+from qwenlong.synthesis.decontaminate import Seen, Similar
 from qwenlong.synthesis.graph import KnowledgeGraph
 from qwenlong.synthesis.pool import Pool
 from qwenlong.synthesis.splits import split
@@ -28,12 +32,31 @@ TEMPLATES: dict[str, dict[str, Template]] = {
     "multiple_choice": choice.TEMPLATES,
     "reading_comprehension": reading.TEMPLATES,
 }
+
+
+def chosen(patterns: Sequence[str] | None) -> dict[str, dict[str, Template]]:
+    """Return the templates whose names match any of the patterns, by task; all of them for None.
+
+    Raises ConfigError for a pattern that matches nothing.
+    """
+    if patterns is None:
+        return TEMPLATES
+    names = [name for templates in TEMPLATES.values() for name in templates]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ConfigError(f"synthesis.templates: {pattern!r} matches no template; there are {', '.join(names)}")
+    return {
+        task: {name: make for name, make in templates.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
+        for task, templates in TEMPLATES.items()
+    }
+
+
 #: Tokens of the shortest prompt around its documents, roughly: a bound for what is worth trying.
 OVERHEAD = 48
 #: Candidates in a row without one that is kept after which a length counts as exhausted.
 PATIENCE = 400
 #: Steps of the funnel in their order; "kept" is what is left.
-STEPS = ("candidates", "duplicate", "contaminated", "too_long", "not_extended", "kept")
+STEPS = ("candidates", "template_full", "duplicate", "similar", "contaminated", "too_long", "not_extended", "kept")
 
 
 @dataclass(frozen=True)
@@ -112,7 +135,7 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
                 pool = Pool(shown, table, knowledge, max(output.targets), config.run.seed, config.synthesis.max_hops)
                 made[output.name] = []
                 for task in sorted(config.synthesis.tasks):
-                    kept, counts = _fill(output, task, pool, tokenizer, seen)
+                    kept, counts = _fill(output, task, pool, tokenizer, seen, config.synthesis)
                     made[output.name] += kept
                     funnel.setdefault(task, {})[output.name] = counts
     _refuse_empty(config, made, funnel)
@@ -127,9 +150,9 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
     return Result(made["samples"], made["heldout"], made["heldout_long"], made["memory"], listed, report, whole)
 
 
-def _round_robin(task: str, pool: Pool) -> Iterator[Candidate]:
+def _round_robin(templates: Mapping[str, Template], pool: Pool) -> Iterator[Candidate]:
     """Yield candidates of a task, one of each template in turn until all are exhausted."""
-    active = [make(pool) for _, make in sorted(TEMPLATES[task].items())]
+    active = [make(pool) for _, make in sorted(templates.items())]
     while active:
         going = []
         for generator in active:
@@ -141,24 +164,38 @@ def _round_robin(task: str, pool: Pool) -> Iterator[Candidate]:
 
 
 def _fill(
-    output: Set, task: str, pool: Pool, tokenizer: Tokenizer, seen: Mapping[str, Seen]
+    output: Set,
+    task: str,
+    pool: Pool,
+    tokenizer: Tokenizer,
+    seen: Mapping[str, Seen],
+    synthesis: SynthesisConfig,
 ) -> tuple[list[Sample], dict[str, Any]]:
     """Return the samples of one task of one output, with the count of each step."""
     counts: dict[str, Any] = dict.fromkeys(STEPS, 0)
     used: dict[str, int] = {}
     kept: list[Sample] = []
     targets = sorted(output.targets)
+    templates = chosen(synthesis.templates)[task]
+    full = math.ceil(output.per_task * synthesis.max_template_share)
+    by_template: Counter[str] = Counter()
+    similar = Similar(synthesis.question_similarity)
     for number, target in enumerate(targets):
         # Lengths are spread evenly; what a short target cannot fill goes to the longer ones.
         quota = (output.per_task - len(kept)) // (len(targets) - number)
         # What a prompt needs besides documents leaves the rest for them; long samples have room for any evidence.
         narrowed = replace(pool, budget=target - (0 if output.at_least else OVERHEAD))
         before, misses = len(kept), 0
-        for candidate in _round_robin(task, narrowed) if quota else ():
-            sample = _take(candidate, output, target, narrowed, tokenizer, seen, counts)
+        for candidate in _round_robin(templates, narrowed) if quota else ():
+            if by_template[candidate.template] >= full:
+                counts["candidates"] += 1
+                counts["template_full"] += 1
+                continue
+            sample = _take(candidate, output, target, narrowed, tokenizer, seen, similar, counts)
             misses = 0 if sample is not None else misses + 1
             if sample is not None:
                 kept.append(sample)
+                by_template[sample.template] += 1
             if len(kept) - before == quota or misses >= PATIENCE:
                 break
         used[str(target)] = len(kept) - before
@@ -176,6 +213,7 @@ def _take(
     pool: Pool,
     tokenizer: Tokenizer,
     seen: Mapping[str, Seen],
+    similar: Similar,
     counts: dict[str, Any],
 ) -> Sample | None:
     """Return the candidate's sample at its full length, None when a step drops it; `counts` says which."""
@@ -183,6 +221,9 @@ def _take(
     asked = f"{candidate.question}\n{render_choices(candidate.choices)}".strip()
     if seen[output.side].repeats(asked):
         counts["duplicate"] += 1
+        return None
+    if similar.to(asked):
+        counts["similar"] += 1
         return None
     if output.side == "heldout" and seen["train"].overlaps(asked, candidate.specifics):
         counts["contaminated"] += 1
@@ -196,6 +237,7 @@ def _take(
         counts["not_extended"] += 1
         return None
     seen[output.side].add(asked)
+    similar.add(asked)
     return sample
 
 

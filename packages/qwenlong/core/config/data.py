@@ -109,6 +109,14 @@ class SynthesisConfig(Section):
         Literal["corpus_numerical", "dialogue_memory", "doc_multi_hop", "multiple_choice", "reading_comprehension"], ...
     ] = ("corpus_numerical", "dialogue_memory", "doc_multi_hop", "multiple_choice", "reading_comprehension")
     """Tasks to make; the sampler balances the ones that are there."""
+    templates: tuple[str, ...] | None = None
+    """Question templates to use, by name or pattern ("numerical_*"); none: all. A policy that was trained on some forms
+    is asked those."""
+    max_template_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Largest share of a task's samples from one template."""
+    question_similarity: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Questions of a task whose words overlap this much (Jaccard similarity of their sets of words) count as the same:
+    the later one is dropped. 1: only equal ones."""
 
 
 class SelectionConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -110,9 +111,14 @@ def _evidence_holds_answer(sample: Sample, shown: Sequence[Document]) -> str:
         golds = [sample.choices["ABCDEFGHIJ".index(letter)] for letter in sample.answers if _is_option(letter, sample)]
     else:
         golds = [gold.removeprefix(sample.answer_prefix).strip() for gold in sample.answers]
-    if sample.template.startswith(("called_function", "earlier")):
-        # The answer is a name that the document's title or path carries.
-        joined += " ".join(f"{d.title} {d.metadata.get('path', '')}" for d in shown).casefold()
+    if sample.template.startswith(("called_function", "earlier", "changed_number", "choice_country")):
+        # The answer is a name that the title or path of a document with evidence carries.
+        homes = [d for d in shown if any(span.document == d.id for span in sample.evidence)]
+        named = " ".join(f"{d.title} {d.metadata.get('path', '')}" for d in homes).casefold()
+        quoted = re.search(r'"(.+)"\?$', sample.question)
+        if sample.template.startswith("choice_country") and quoted and quoted[1].casefold() not in joined:
+            return f"the evidence does not hold the value {quoted[1]!r}"
+        joined += named
     lost = [gold for gold in golds if " ".join(gold.split()).casefold() not in joined]
     return f"the evidence does not hold the answer {lost[0]!r}" if lost else ""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from qwenlong.core.records import Document, Sample
-from qwenlong.synthesis.checker import numerical, texts
+from qwenlong.synthesis.checker import dialogues, numerical, texts
 from qwenlong.synthesis.checker.view import View, view
 
 #: Derivations by template name without version.
@@ -19,7 +19,11 @@ DERIVATIONS: dict[str, Callable[[Sample, View], set[str]]] = {
     "reply": texts.reply,
     "gap": texts.gap,
     "parameter": texts.parameter,
-    "nth_message": texts.nth_message,
+    "nth_message": dialogues.nth_message,
+    "last_message": dialogues.last_message,
+    "neighbour_message": dialogues.neighbour_message,
+    "mentioning_message": dialogues.mentioning_message,
+    "numbered_message": dialogues.numbered_message,
     "country_field": texts.country_field,
     "border_field": texts.border_field,
     "country_border_field": texts.country_border_field,
@@ -30,6 +34,11 @@ DERIVATIONS: dict[str, Callable[[Sample, View], set[str]]] = {
     "choice_speaker": texts.speaker,
     "choice_term": texts.gap,
     "choice_definition": texts.definition,
+    "choice_reply": texts.reply,
+    "choice_parameter": texts.parameter,
+    "choice_country": texts.country,
+    "common_neighbour": texts.common_neighbour,
+    "changed_number": numerical.changed_number,
 }
 
 

@@ -72,6 +72,8 @@ def numerical(sample: Sample, shown: View) -> set[str]:
     return answers
 
 
+#: What a value is multiplied by in words.
+_FACTORS = {"twice": Decimal(2), "three times": Decimal(3), "half": Decimal("0.5")}
 #: What a slot of a question may hold; {name} and {entity} are replaced by known ones where they are known.
 _SLOTS = {
     "name": "(?P<name>.+)",
@@ -142,3 +144,23 @@ def _items(name: str, owner: str, shown: View) -> dict[str, tuple[str, str, str]
         if key[0] == owner and item and spoken == name:
             keys[item] = key
     return keys
+
+
+def changed_number(sample: Sample, shown: View) -> set[str]:
+    """Whichever of two is higher in a field after one value is multiplied."""
+    answers = set()
+    for owner, label, period in shown.numbers:
+        spoken = f"{label} in {period}" if period else label
+        for other in shown.entities - {owner}:
+            head = f"If the {spoken} of {owner} were "
+            tail = f" what it is, which would have the higher one: {owner} or {other}?"
+            if not (sample.question.startswith(head) and sample.question.endswith(tail)):
+                continue
+            found = [shown.numbers[owner, label, period], shown.numbers.get((other, label, period), [])]
+            if any(len(values) != 1 for values in found) or found[0][0][1] != found[1][0][1]:
+                continue
+            factor = _FACTORS[sample.question[len(head) :].removesuffix(tail)]
+            first, second = found[0][0][0] * factor, found[1][0][0]
+            if first != second:
+                answers.add(owner if first > second else other)
+    return answers

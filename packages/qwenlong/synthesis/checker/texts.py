@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from qwenlong.core.records import Document, Sample
 from qwenlong.synthesis.checker.view import View, entity
 
-_ORDINALS = {
+#: Numbers by the words that questions use.
+ORDINALS = {
     name: number
     for number, name in enumerate(
         ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"), 1
@@ -26,6 +27,25 @@ def fact(sample: Sample, shown: View) -> set[str]:
         asked = f"What is the {name} of {owner}{f' in {year}' if year else ''}?"
         if asked == sample.question:
             answers.add(value)
+    return answers
+
+
+def country(sample: Sample, shown: View) -> set[str]:
+    """Countries with the value in the field that the question names."""
+    answers = set()
+    for owner, label, value in shown.facts:
+        if sample.question == f'Which country has the {label} "{value}"?':
+            answers.add(owner)
+    return answers
+
+
+def common_neighbour(sample: Sample, shown: View) -> set[str]:
+    """The country that has borders of these lengths with both."""
+    answers = set()
+    for (one, neighbour, length), (two, other, second) in itertools.product(shown.borders, repeat=2):
+        asked = f"Which country has a {length} border with {one} and a {second} border with {two}?"
+        if neighbour == other and one != two and sample.question == asked:
+            answers.add(neighbour)
     return answers
 
 
@@ -148,19 +168,6 @@ def messages(document: Document) -> list[tuple[str, str]]:
     return [
         (name, text.strip()) for name, colon, text in found if colon and re.fullmatch(r"[A-Z][A-Za-z0-9 ]{0,19}", name)
     ]
-
-
-def nth_message(sample: Sample, shown: View) -> set[str]:
-    """The message at a place, with the prefix that the instruction asks for."""
-    match = re.fullmatch(r'Reproduce the (\w+) message of (.+?) in "(.+)"\.', sample.question)
-    answers = set()
-    for document in shown.documents:
-        if match and document.title == match.group(3):
-            said = [text for name, text in messages(document) if name == match.group(2)]
-            number = _ORDINALS.get(match.group(1), 0)
-            if 0 < number <= len(said):
-                answers.add(f"{sample.answer_prefix} {said[number - 1]}")
-    return answers if sample.answer_prefix and sample.answer_prefix in sample.instruction else set()
 
 
 def reply(sample: Sample, shown: View) -> set[str]:
