@@ -7,6 +7,7 @@ Values that the paper leaves out are marked **[assumed]** in their description; 
 from __future__ import annotations
 
 from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
+from qwenlong.core.config.generation import ExtractConfig, MaseConfig
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
@@ -51,8 +52,10 @@ __all__ = [
     "EndpointConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "ExtractConfig",
     "LLMConfig",
     "MODELS",
+    "MaseConfig",
     "MemoryRLConfig",
     "MergeConfig",
     "NanoTrainingConfig",

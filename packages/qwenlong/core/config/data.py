@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from qwenlong.core.config.generation import ExtractConfig, MaseConfig
 from qwenlong.core.config.section import Section, plain_name
 
 
@@ -91,6 +92,10 @@ class SynthesisConfig(Section):
         Literal["corpus_numerical", "dialogue_memory", "doc_multi_hop", "multiple_choice", "reading_comprehension"], ...
     ] = ("corpus_numerical", "dialogue_memory", "doc_multi_hop", "multiple_choice", "reading_comprehension")
     """Tasks to make; the sampler balances the ones that are there."""
+    mase: MaseConfig = MaseConfig()
+    """Self-evolving agents, `qwenlong synthesize mase`."""
+    extract: ExtractConfig = ExtractConfig()
+    """Triples from documents, `qwenlong synthesize extract`."""
 
 
 class SelectionConfig(Section):
