@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import qwenlong
 from qwenlong.core.config import EndpointConfig
 from qwenlong.core.errors import DataError, QwenlongError
 from qwenlong.core.llm import Client, Journal, Outcome, Refused, Request, gather, spent, total
@@ -148,6 +149,8 @@ def test_a_journal_has_one_writer(tmp_path: Path) -> None:
         pass  # free again
 
 
+#: The code under test, also in a process of its own.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(qwenlong.__file__).parents[1])}
 PROCESS = """
 import asyncio, sys
 from pathlib import Path
@@ -188,7 +191,7 @@ def test_a_kill_in_the_middle_loses_nothing_and_repeats_nothing(endpoint: Any, t
 
     endpoint.answer = answer
     command = [sys.executable, "-c", PROCESS, endpoint.url, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT)
     journal = tmp_path / "j.jsonl"
     assert held.wait(60)
     limit = time.monotonic() + 30
@@ -201,7 +204,7 @@ def test_a_kill_in_the_middle_loses_nothing_and_repeats_nothing(endpoint: Any, t
     # The kill may also have come in the middle of a line.
     with journal.open("ab") as stream:
         stream.write(b'{"id": "31", "request": "')
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == [f"v{n}" for n in range(40)]
     assert answered == Counter(range(40))  # every item was answered, and paid for, exactly once

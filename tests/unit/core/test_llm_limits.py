@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import qwenlong
 from qwenlong.core.config import EndpointConfig
 from qwenlong.core.llm import Client, Limits, Rejected, Unavailable, Usage, total
 from qwenlong.core.llm.cache import Cache
@@ -237,6 +239,8 @@ def test_a_failure_lets_the_next_one_ask(endpoint: Any, tmp_path: Path) -> None:
     assert sorted(type(value).__name__ for value in found) == ["Rejected", "str"]
 
 
+#: The code under test, also in a process of its own.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(qwenlong.__file__).parents[1])}
 PROCESS = """
 import asyncio, sys
 from pathlib import Path
@@ -257,7 +261,7 @@ print("".join(reply.text for reply in asyncio.run(go(*sys.argv[1:]))))
 def test_two_processes_share_a_cache_and_pay_once(endpoint: Any, tmp_path: Path) -> None:
     endpoint.answer = lambda body: {"text": chr(97 + body["seed"]), "pause": 0.15}
     command = [sys.executable, "-c", PROCESS, endpoint.url, str(tmp_path)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) for _ in range(2)]
     assert [process.communicate(timeout=60)[0].strip() for process in both] == ["abcdefghijkl"] * 2
     assert sorted(body["seed"] for body in endpoint.requests) == list(range(12))
 

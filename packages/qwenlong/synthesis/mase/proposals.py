@@ -15,6 +15,7 @@ from qwenlong.core.templates import ANSWER_INSTRUCTION
 from qwenlong.synthesis import choice, parse
 from qwenlong.synthesis.agents import locate, plain
 from qwenlong.synthesis.candidates import LETTER_INSTRUCTION
+from qwenlong.synthesis.decontaminate import normalised
 from qwenlong.synthesis.dialogue import _LETTERS, _ordinal
 from qwenlong.synthesis.mase.clusters import Cluster
 
@@ -153,7 +154,7 @@ def ground(item: Item, proposal: Proposal, shown: int, seed: int) -> Grounded:
             raise Refused("ungrounded", f"an answer of {len(answer.split())} words is no phrase")
         if not any(plain(answer) in plain(quote.quote) for quote in proposal.evidence):
             raise Refused("ungrounded", f"the answer {answer[:60]!r} stands in no quote")
-    if f" {plain(answer)} " in f" {plain(proposal.question)} ":
+    if f" {normalised(answer)} " in f" {normalised(proposal.question)} ":
         raise Refused("leaked", f"the question holds its answer {answer[:60]!r}")
     if _separate(spans) < item.passages:
         raise Refused("too_easy", f"{_separate(spans)} passages, round {item.round} asks for {item.passages}")
