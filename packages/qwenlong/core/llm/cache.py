@@ -6,13 +6,14 @@ import asyncio
 import fcntl
 import json
 import os
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from qwenlong.core.errors import QwenlongError
-from qwenlong.core.files import digest_value, write_json
+from qwenlong.core.files import digest_value, disk_full, dump_json
 from qwenlong.core.llm.reply import Reply, from_cache
 
 #: Seconds between two looks at a request that another task or process is asking just now.
@@ -38,8 +39,20 @@ class Cache:
             return None
 
     def write(self, file: Path, reply: Reply) -> None:
-        """Store a reply, whole or not at all."""
-        write_json(file, reply.to_json())
+        """Store a reply: whoever reads finds all of it or nothing.
+
+        Not forced to disk, which would cost more than many a reply takes: after a power cut a file may be damaged, and
+        is asked again. The journal of a map is forced.
+        """
+        partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(dump_json(reply.to_json()), encoding="utf-8")
+            os.replace(partial, file)
+        except OSError as error:
+            raise disk_full(file, error.strerror) from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def alone(self, file: Path) -> AsyncIterator[None]:

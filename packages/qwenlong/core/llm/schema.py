@@ -67,8 +67,11 @@ def last_object(text: str) -> dict[str, Any] | None:
         try:
             value, position = decoder.raw_decode(text, position)
             found = value
-        except (ValueError, RecursionError):
+        except ValueError:
             position += 1
+        except RecursionError:
+            # A thousand braces deep, and so again from each of them: no reply that anybody asked for.
+            return None
         position = text.find("{", position)
     return found
 
