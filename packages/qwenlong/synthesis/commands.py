@@ -1,4 +1,4 @@
-"""`qwenlong synthesize`: make samples, check them, show one, export the graph."""
+"""`qwenlong synthesize`: make samples, check them, show one, export the graph, ask agents for more."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwenlong.core.errors import DataError, QwenlongError
+from qwenlong.synthesis.agent_commands import extract, mase
 
 if TYPE_CHECKING:
     from qwenlong.core.config import Config
@@ -176,3 +177,7 @@ def graph(
     made.write_graphml(out)
     sizes = {"nodes": made.graph.number_of_nodes(), "edges": made.graph.number_of_edges(), "output": str(out)}
     typer.echo(json.dumps(sizes) if as_json else f"{sizes['nodes']} nodes, {sizes['edges']} edges -> {out}")
+
+
+app.command()(mase)
+app.command()(extract)

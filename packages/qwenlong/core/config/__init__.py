@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from qwenlong.core.config.corpus import DatasetConfig, FiltersConfig, FolderConfig, LimitsConfig
 from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
+from qwenlong.core.config.generation import ExtractConfig, MaseConfig
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
@@ -53,11 +54,13 @@ __all__ = [
     "EndpointConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "ExtractConfig",
     "LLMConfig",
     "FiltersConfig",
     "FolderConfig",
     "LimitsConfig",
     "MODELS",
+    "MaseConfig",
     "MemoryRLConfig",
     "MergeConfig",
     "NanoTrainingConfig",

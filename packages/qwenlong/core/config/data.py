@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from qwenlong.core.config.corpus import DatasetConfig, FiltersConfig, FolderConfig, LimitsConfig
+from qwenlong.core.config.generation import ExtractConfig, MaseConfig
 from qwenlong.core.config.section import Section, plain_name
 
 
@@ -117,6 +118,10 @@ class SynthesisConfig(Section):
     question_similarity: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Questions of a task whose words overlap this much (Jaccard similarity of their sets of words) count as the same:
     the later one is dropped. 1: only equal ones."""
+    mase: MaseConfig = MaseConfig()
+    """Self-evolving agents, `qwenlong synthesize mase`."""
+    extract: ExtractConfig = ExtractConfig()
+    """Triples from documents, `qwenlong synthesize extract`."""
 
 
 class SelectionConfig(Section):

@@ -140,6 +140,17 @@ class EndpointConfig(Section):
     """Requests in flight."""
     retries: Annotated[int, Field(ge=0)] = 4
     """Tries after the first, with growing pauses."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Most requests that this process starts in any 60 seconds, tries counted; none: no limit."""
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens, prompt and completion, in any 60 seconds; before a reply it is an estimate. none: no limit."""
+    price_per_million_prompt: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million prompt tokens, in whatever currency the account has; 0 for a server of one's own."""
+    price_per_million_completion: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million completion tokens, in the same currency."""
+    structured_output: Literal["json_schema", "json_object", "none"] = "json_schema"
+    """What the server can be held to when JSON is wanted: a schema, any object, or nothing (the prompt asks for it).
+    What comes back is validated in each case."""
 
 
 class LLMConfig(Section):

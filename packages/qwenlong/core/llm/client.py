@@ -1,69 +1,68 @@
-"""A client for OpenAI-compatible endpoints: retries, a cap on requests in flight, an optional cache on disk."""
+"""The client of one OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from qwenlong.core.config import EndpointConfig
-from qwenlong.core.errors import ConfigError, DataError, QwenlongError
-from qwenlong.core.files import digest_value, read_json, write_json
+from qwenlong.core.errors import ConfigError
+from qwenlong.core.llm.cache import Cache
+from qwenlong.core.llm.errors import Rejected, Unavailable
+from qwenlong.core.llm.limits import Limits, estimate
+from qwenlong.core.llm.reply import Reply, parse
+from qwenlong.core.llm.usage import Meter, Usage
 from qwenlong.core.logs import REDACTED, get, redact_text
 
 if TYPE_CHECKING:
     import httpx
 
-_LOG = get(__name__)
+_LOG = get("qwenlong.core.llm")
 _RETRIED = {408, 409, 425, 429}
 #: Longest pause between two tries, in seconds, whatever the server asks for.
 MAX_PAUSE = 60.0
-
-
-class LLMError(QwenlongError):
-    """An endpoint that gave no usable reply. Never holds the key."""
-
-
-class Unavailable(LLMError):
-    """No usable reply after all tries: unreachable, too slow, overloaded, failing, or not speaking the protocol."""
-
-
-class Rejected(LLMError):
-    """The server refused this request (4xx): a wrong key, an unknown model, a prompt that is too long."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One completion. Token counts are the server's, 0 where it gives none."""
-
-    text: str
-    finish_reason: str
-    n_prompt_tokens: int
-    n_response_tokens: int
+#: Share by which a pause may be shorter or longer, so that many clients do not come back at once.
+JITTER = 0.25
 
 
 class _Retry(Exception):
-    def __init__(self, reason: str, pause: float | None = None) -> None:
+    def __init__(self, kind: str, reason: str, pause: float | None = None) -> None:
         super().__init__(reason)
-        self.pause = pause
+        self.kind, self.pause = kind, pause
 
 
 class Client:
     """An endpoint, for one event loop; `async with Client(endpoint) as client: await client.chat(messages, …)`.
 
-    With `cache` (a folder), a reply to the very same request is read from disk. Raises ConfigError when the variable
-    named by `api_key_env` is not set.
+    With `cache` (a folder), a reply to the very same request is read from disk; processes may share the folder, and
+    a request that one of them is asking is not asked twice. Clients of one endpoint may share `limits`; by default
+    each has its own. `usage` counts what was asked, answered and spent. Raises ConfigError when the variable named by
+    `api_key_env` is not set.
     """
 
-    def __init__(self, endpoint: EndpointConfig, cache: Path | None = None, *, first_pause: float = 0.5) -> None:
+    def __init__(
+        self,
+        endpoint: EndpointConfig,
+        cache: Path | None = None,
+        *,
+        first_pause: float = 0.5,
+        limits: Limits | None = None,
+    ) -> None:
         import httpx
 
         self.endpoint, self.cache, self._first_pause = endpoint, cache, first_pause
+        self._cache = None if cache is None else Cache(cache)
+        self._limits = Limits(endpoint) if limits is None else limits
+        self._meter = Meter(endpoint)
         self._url = endpoint.base_url.rstrip("/") + "/chat/completions"
         self._key = ""
         if endpoint.api_key_env:
@@ -85,7 +84,6 @@ class Client:
             # The message of a refused header would hold the key.
             reason = "the key holds characters that a header cannot" if isinstance(error, UnicodeEncodeError) else "bad"
             raise ConfigError(f"endpoint {redact_text(endpoint.base_url)!r}: {reason}; mend base_url or key") from None
-        self._slots = asyncio.Semaphore(endpoint.concurrency)
         # Pauses only spread load; they do not touch results.
         self._jitter = random.Random()
 
@@ -100,6 +98,11 @@ class Client:
     async def close(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+    @property
+    def usage(self) -> Usage:
+        """What this client was used for so far."""
+        return self._meter.usage
 
     def __repr__(self) -> str:
         return f"Client({self.endpoint.model!r} at {redact_text(self.endpoint.base_url)})"
@@ -133,35 +136,50 @@ class Client:
             body["stop"] = list(stop)
         if response_format:
             body["response_format"] = dict(response_format)
-        file = self._cache_file(body)
-        if file is not None and (cached := _cached(file)) is not None:
-            return cached
-        async with self._slots:
-            reply = await self._tries(body)
-        if file is not None:
-            write_json(file, asdict(reply))
+        if self._cache is None:
+            async with self._limits.slots:
+                return await self._tries(body)
+        file = self._cache.file(body)
+        reply = self._cache.read(file)
+        if reply is None:
+            # The slot first: who holds a request is then never kept waiting by who waits for it.
+            async with self._limits.slots, self._cache.alone(file):
+                reply = self._cache.read(file)
+                if reply is None:
+                    reply = await self._tries(body)
+                    self._cache.write(file, reply)
+        if reply.cached:
+            self._meter.replied(reply)
         return reply
-
-    def _cache_file(self, body: dict[str, Any]) -> Path | None:
-        if self.cache is None:
-            return None
-        digest = digest_value(body)
-        return Path(self.cache) / digest[:2] / f"{digest}.json"
 
     async def _tries(self, body: dict[str, Any]) -> Reply:
         pause = self._first_pause
         for attempt in range(self.endpoint.retries + 1):
+            ticket = await self._limits.start(estimate(body["messages"], body["max_tokens"]))
+            self._meter.sent(attempt)
+            began = time.monotonic()
             try:
-                return await self._once(body)
+                reply = await self._once(body)
             except _Retry as failure:
+                self._meter.failed(failure.kind)
                 reason = str(failure)
                 if attempt == self.endpoint.retries:
                     break
-                wait = failure.pause if failure.pause is not None else pause * self._jitter.uniform(0.75, 1.25)
-                wait = min(wait, MAX_PAUSE)
+                wait = pause if failure.pause is None else failure.pause
+                spread = self._jitter.uniform(-JITTER, JITTER) if failure.pause is None else 0.0
+                wait = min(wait * (1 + spread), MAX_PAUSE)
                 _LOG.warning("%r: %s; try %d in %.1f s", self, reason, attempt + 2, wait)
-                await asyncio.sleep(wait)
                 pause *= 2
+            except Rejected as failure:
+                self._meter.failed(f"status_{failure.status}")
+                raise
+            else:
+                ticket.settle(reply.n_prompt_tokens + reply.n_response_tokens)
+                self._meter.replied(reply)
+                return reply
+            finally:
+                self._meter.took(time.monotonic() - began)
+            await asyncio.sleep(wait)
         tries = self.endpoint.retries + 1
         raise Unavailable(
             f"{self!r} gave no usable reply in {tries} {'try' if tries == 1 else 'tries'}, the last: {reason}; "
@@ -174,21 +192,25 @@ class Client:
         try:
             response = await self._http.post(self._url, json=body)
         except httpx.TimeoutException:
-            raise _Retry(f"no reply within {self.endpoint.timeout_seconds:g} s") from None
+            raise _Retry("timeout", f"no reply within {self.endpoint.timeout_seconds:g} s") from None
         except httpx.HTTPError as error:
-            raise _Retry(self._clean(f"{type(error).__name__}: {error}")) from None
+            raise _Retry("connection", self._clean(f"{type(error).__name__}: {error}")) from None
         status = response.status_code
         if status in _RETRIED or status >= 500:
-            raise _Retry(f"status {status}: {self._message(response)}", _retry_after(response))
+            raise _Retry(f"status_{status}", f"status {status}: {self._message(response)}", _retry_after(response))
         if status >= 400:
             raise Rejected(
                 f"{self!r} refused the request with status {status}: {self._message(response)}; "
                 "check the model's name, the key's variable and the length of the prompt"
+                + (", and structured_output" if "response_format" in body else ""),
+                status,
             )
         try:
-            return _parse(response.json())
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise _Retry(f"status {status}, but no completion: {self._message(response)!r}") from None
+            reply = parse(response.json())
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            raise _Retry("protocol", f"status {status}, but no completion: {self._message(response)!r}") from None
+        # A server that repeats the key would have it stand in caches and journals.
+        return replace(reply, text=reply.text.replace(self._key, REDACTED)) if self._key else reply
 
     def _clean(self, text: str) -> str:
         # A server may echo the key it was given.
@@ -201,32 +223,13 @@ class Client:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
+    """Return the seconds that Retry-After asks for, as a number or a date; None without a usable header."""
+    value = response.headers.get("retry-after", "")
     try:
-        return max(0.0, float(response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None
-
-
-def _parse(value: Any) -> Reply:
-    choice = value["choices"][0]
-    text = choice["message"]["content"]
-    if text is None:  # A reasoning parser on the server that found nothing but reasoning.
-        text = ""
-    if not isinstance(text, str):
-        raise TypeError("content is not text")
-    usage = value.get("usage") or {}
-    return Reply(
-        text=text,
-        finish_reason=str(choice.get("finish_reason") or "stop"),
-        n_prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        n_response_tokens=int(usage.get("completion_tokens") or 0),
-    )
-
-
-def _cached(file: Path) -> Reply | None:
-    if not file.exists():
-        return None
-    try:
-        return Reply(**read_json(file))
-    except (DataError, TypeError):
-        return None  # Damaged: asked again and overwritten.
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

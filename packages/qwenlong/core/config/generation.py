@@ -1,0 +1,73 @@
+"""Sections about samples and triples that language models propose (SPEC section 2). Off where no endpoint is set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from qwenlong.core.config.models import EndpointConfig
+from qwenlong.core.config.section import Section
+
+MaseTask = Literal["viewpoint", "in_context_learning", "reading_comprehension", "dialogue_memory", "multiple_choice"]
+
+
+class MaseConfig(Section):
+    """Multi-agent self-evolution: a proposer asks, a solver answers, a verifier compares."""
+
+    proposer: EndpointConfig | None = None
+    """Writes question and answer; none: llm.generator."""
+    solver: EndpointConfig | None = None
+    """Answers from the documents without seeing the proposed answer; none: the proposer's endpoint."""
+    verifier: EndpointConfig | None = None
+    """Decides whether both answers say the same; none: the proposer's endpoint."""
+    tasks: tuple[MaseTask, ...] = (
+        "dialogue_memory",
+        "in_context_learning",
+        "multiple_choice",
+        "reading_comprehension",
+        "viewpoint",
+    )
+    """Types of question; dialogue memory is asked of conversations only."""
+    rounds: Annotated[int, Field(ge=1)] = 3
+    """Rounds; each asks for harder questions than the one before and shows what was accepted. [assumed]"""
+    clusters: Annotated[int, Field(ge=1)] = 16
+    """Clusters of related documents. [assumed]"""
+    documents_per_cluster: Annotated[int, Field(ge=1)] = 3
+    """Documents in a cluster. [assumed]"""
+    per_cluster: Annotated[int, Field(ge=1)] = 1
+    """Questions proposed per cluster, type and round. [assumed]"""
+    history: Annotated[int, Field(ge=0)] = 8
+    """Accepted questions of its cluster that the proposer sees, the latest ones. [assumed]"""
+    max_similarity: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Jaccard similarity (words and pairs of words) to an accepted question of the cluster above which a new one is
+    dropped. [assumed]"""
+    document_characters: Annotated[int, Field(ge=200)] = 24000
+    """Characters of each document that the agents see; evidence lies within them."""
+    tries: Annotated[int, Field(ge=1)] = 3
+    """Replies asked for, each with another seed, before one without usable form counts as refused."""
+    proposer_tokens: Annotated[int, Field(ge=16)] = 4096
+    """Output limit of the proposer; a reply that reaches it is refused."""
+    solver_tokens: Annotated[int, Field(ge=16)] = 4096
+    """Output limit of the solver."""
+    verifier_tokens: Annotated[int, Field(ge=16)] = 1024
+    """Output limit of the verifier."""
+    proposer_temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Sampling temperature of the proposer; solver and verifier answer at 0. [assumed]"""
+
+
+class ExtractConfig(Section):
+    """Triples (subject, relation, object) for the knowledge graph."""
+
+    endpoint: EndpointConfig | None = None
+    """Reads prose; none: llm.generator."""
+    passage_characters: Annotated[int, Field(ge=200)] = 4000
+    """Longest passage of a document that is read in one request, cut at paragraphs. [assumed]"""
+    max_triples: Annotated[int, Field(ge=1)] = 20
+    """Triples asked for per passage. [assumed]"""
+    max_words: Annotated[int, Field(ge=1)] = 12
+    """Longest subject or object, in words: a longer one is a clause, not a node. [assumed]"""
+    max_tokens: Annotated[int, Field(ge=16)] = 4096
+    """Output limit; a reply that reaches it is refused."""
+    tries: Annotated[int, Field(ge=1)] = 3
+    """Replies asked for, each with another seed, before one without usable form counts as refused."""

@@ -1,0 +1,117 @@
+"""`qwenlong synthesize mase` and `extract`: what asks language models, resumable after any kill or outage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qwenlong.core.errors import QwenlongError, UsageError
+
+if TYPE_CHECKING:
+    from qwenlong.core.config import Config
+
+ConfigFile = Annotated[Path, typer.Option(help="Configuration file.")]
+Corpus = Annotated[Path, typer.Option(help="Folder with documents.parquet.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def mase(
+    config: ConfigFile,
+    corpus: Corpus,
+    out: Annotated[Path, typer.Option(help="Folder for candidates.jsonl, funnel.json, usage.json and the journals.")],
+    as_json: Json = False,
+) -> None:
+    """Let agents propose, solve and verify questions. The same command goes on where it was stopped."""
+    import asyncio
+
+    from qwenlong.core.files import all_or_none, write_json
+    from qwenlong.core.provenance import path_of
+    from qwenlong.synthesis import agents
+    from qwenlong.synthesis.mase import output
+    from qwenlong.synthesis.mase.run import Result, endpoints, evolve, journals
+
+    settings, documents = _load(config, corpus)
+    roles = endpoints(settings)
+
+    async def go() -> Result:
+        async with agents.clients(roles, out / "journal" / "cache") as clients:
+            try:
+                return await evolve(settings, documents, out, clients)
+            finally:
+                # A run that fails has cost something too.
+                write_json(out / "usage.json", agents.usage(clients, journals(out)))
+
+    result = asyncio.run(go())
+    files = (out / "candidates.jsonl", out / "funnel.json")
+    with all_or_none(*(path for file in files for path in (file, path_of(file)))):
+        output.write(files[0], result.candidates)
+        write_json(files[1], result.funnel)
+        _sidecars(settings, corpus, files, "mase")
+    counts = result.funnel["all"]
+    lines = "\n".join(f"  {name:<12}{counts[name]:>8}" for name in counts)
+    typer.echo(json.dumps(result.funnel, sort_keys=True) if as_json else f"{lines}\nwritten to {out}")
+    _complete(result.unavailable, "questions", out)
+
+
+def extract(
+    config: ConfigFile,
+    corpus: Corpus,
+    out: Annotated[Path, typer.Option(help="Folder for edges.jsonl, graph.graphml, funnel.json, usage.json.")],
+    extractor: Annotated[
+        str, typer.Option(help="rules, llm, or both: rules first, a model for documents in which they find nothing.")
+    ] = "both",
+    as_json: Json = False,
+) -> None:
+    """Read triples for the knowledge graph out of documents. The same command goes on where it was stopped."""
+    import asyncio
+
+    from qwenlong.core.files import all_or_none
+    from qwenlong.core.provenance import path_of
+    from qwenlong.synthesis.extract import run
+
+    if extractor not in ("rules", "llm", "both"):
+        raise UsageError(f"--extractor {extractor} is unknown; use rules, llm or both")
+    settings, documents = _load(config, corpus)
+    made = asyncio.run(run.extract(settings, documents, out, extractor))  # type: ignore[arg-type]
+    files = tuple(out / name for name in ("edges.jsonl", "graph.graphml", "funnel.json"))
+    with all_or_none(*(path for file in files for path in (file, path_of(file)))):
+        run.write(out, made)
+        _sidecars(settings, corpus, files, "extract")
+    if as_json:
+        typer.echo(json.dumps(made.funnel, sort_keys=True))
+    else:
+        typer.echo(f"{len(made.edges)} triples from {len(documents)} documents -> {out}")
+    _complete(made.unavailable, "passages", out)
+
+
+def _load(config: Path, corpus: Path) -> tuple[Config, list[Any]]:
+    from qwenlong.core import config_files
+    from qwenlong.core.files import read_parquet
+    from qwenlong.core.records import Document
+
+    return config_files.load(config), read_parquet(corpus / "documents.parquet", Document)
+
+
+def _sidecars(settings: Config, corpus: Path, files: tuple[Path, ...], section: str) -> None:
+    from qwenlong.core.provenance import sidecar
+
+    for file in files:
+        sidecar(
+            file,
+            inputs={"documents": corpus / "documents.parquet"},
+            config=settings.synthesis.model_dump(mode="json")[section],
+            packages=["synthesis", "rewards"],
+            seed=settings.run.seed,
+        )
+
+
+def _complete(unavailable: int, what: str, out: Path) -> None:
+    """Raise QwenlongError (exit code 1) when an outage left something open; what there is has been written."""
+    if unavailable:
+        raise QwenlongError(
+            f"{unavailable} {what} without a reply from the endpoint; what was answered is kept in {out / 'journal'}: "
+            "run the same command again when the endpoint answers"
+        )

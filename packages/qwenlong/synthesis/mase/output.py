@@ -1,0 +1,79 @@
+"""Accepted candidates as lines of JSON, and as candidates again that length extension can use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from qwenlong.core.files import read_jsonl, write_jsonl
+from qwenlong.core.records import Document, Evidence, Task
+from qwenlong.synthesis.agents import MIN_QUOTE, plain
+from qwenlong.synthesis.candidates import Candidate
+
+
+class Stored(BaseModel):
+    """A candidate in a file: all of it but the function that guards its answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    task: Task
+    question_type: str
+    template: str
+    question: str
+    answers: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+    reasoning_chain: tuple[str, ...]
+    instruction: str
+    choices: tuple[str, ...]
+    answer_prefix: str
+    n_needles: int
+    n_hops: int
+    generator: str
+    specifics: tuple[str, ...]
+
+
+def write(path: Path, candidates: Sequence[Candidate]) -> None:
+    """Write candidates in their order; the same ones give the same bytes."""
+    write_jsonl(path, [Stored(**{name: getattr(one, name) for name in Stored.model_fields}) for one in candidates])
+
+
+def read(path: Path) -> list[Candidate]:
+    """Return the candidates of a file with `holds` made anew. Raises DataError naming file, line and field."""
+    found = []
+    for stored in read_jsonl(path, Stored):
+        values: dict[str, Any] = {f.name: getattr(stored, f.name) for f in fields(Candidate) if f.name != "holds"}
+        one = Candidate(**values, holds=lambda _: False)
+        found.append(replace(one, holds=holds(one)))
+    return found
+
+
+def holds(candidate: Candidate) -> Callable[[Sequence[Document]], bool]:
+    """Return what tells whether the answer is still the one answer among documents shown.
+
+    Nothing can compute a proposed answer again, so the test is strict: all evidence is shown, and no other document
+    holds the answer (the right option, the message) or one of the quotes.
+    """
+    answer = candidate.answers[0].removeprefix(candidate.answer_prefix)
+    if candidate.choices:
+        answer = candidate.choices["ABCD".index(answer)]
+    return partial(_alone, plain(answer), candidate.evidence)
+
+
+def _alone(answer: str, evidence: Sequence[Evidence], documents: Sequence[Document]) -> bool:
+    by_id = {document.id: document for document in documents}
+    home = {span.document for span in evidence}
+    if not home <= by_id.keys():
+        return False
+    titles = {by_id[name].title for name in home}
+    needles = {answer} | {plain(by_id[span.document].text[span.start : span.end]) for span in evidence}
+    # Short ones ("1912", "yes") stand in half of all documents and answer nothing there.
+    needles = {needle for needle in needles if len(needle) >= MIN_QUOTE}
+    return all(
+        document.id in home
+        or (document.title not in titles and not any(needle in plain(document.text) for needle in needles))
+        for document in documents
+    )
