@@ -6,7 +6,14 @@ Values that the paper leaves out are marked **[assumed]** in their description; 
 
 from __future__ import annotations
 
-from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
+from qwenlong.core.config.data import (
+    BenchmarkTexts,
+    CorpusConfig,
+    RunConfig,
+    SelectionConfig,
+    SynthesisConfig,
+    TrackingConfig,
+)
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
@@ -45,6 +52,7 @@ __all__ = [
     "AblationsConfig",
     "AgentConfig",
     "BaseConfig",
+    "BenchmarkTexts",
     "ClippingConfig",
     "Config",
     "CorpusConfig",
