@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwenlong.core.config import BenchmarkTexts
@@ -149,6 +149,7 @@ def test_a_name_stands_once(tmp_path):
 
 
 @given(st.lists(st.text(alphabet="ab ", min_size=1, max_size=60), max_size=6), st.text(alphabet="ab ", max_size=120))
+@settings(deadline=None)
 def test_runs_are_those_of_a_plain_search(known, text):
     index = decontaminate.index({"b": (known, [])})
     asked = text.split()
