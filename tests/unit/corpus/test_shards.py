@@ -10,13 +10,17 @@ import sys
 import time
 
 import planted
+import psutil
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from qwenlong.core.config import BenchmarkTexts, CorpusConfig
-from qwenlong.core.errors import DataError, QwenlongError
+from qwenlong.core.errors import DataError, QwenlongError, UsageError
 from qwenlong.core.files import read_parquet, write_jsonl, write_parquet
 from qwenlong.core.records import Document
 from qwenlong.corpus import dedup, parallel, shard_files, shards
+from qwenlong.corpus.commands import app
 
 ONE = CorpusConfig(workers=1)
 
@@ -150,30 +154,17 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path, root, documents,
     limit = time.monotonic() + 120
     while not (out / after).exists() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.002)
+    workers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (out / after).exists()
-    wait_for_workers(str(out))
+    # Workers end by themselves when their parent is gone.
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
     finished = {f: f.stat().st_mtime_ns for f in out.rglob("[0-9]*.*") if f.is_file() and not f.name.startswith(".")}
     shards.run(files, out, config, 5)
     assert files_of(out) == files_of(tmp_path / "straight")
     assert {f: f.stat().st_mtime_ns for f in finished} == finished
-
-
-def wait_for_workers(out):
-    """Workers end when their parent is gone; they hold this process's own files open until then."""
-    import psutil
-
-    def left():
-        return [
-            p for p in psutil.process_iter(["cmdline"]) if out in " ".join(p.info["cmdline"] or []) and p.is_running()
-        ]
-
-    limit = time.monotonic() + 30
-    while left() and time.monotonic() < limit:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    assert not left()
 
 
 def test_faults_are_named(tmp_path, documents):
@@ -231,6 +222,27 @@ def test_writing_shards_cuts_by_text_and_goes_on(tmp_path, monkeypatch):
     assert shard_files.write_shards([], tmp_path, megabytes=1) == []
     with pytest.raises(DataError, match="'bad': text is not Unicode"):
         shard_files.write_shards([planted.document("bad", "\ud800")], tmp_path)
+
+
+def test_commands(tmp_path, documents, config):
+    write(tmp_path / "in", documents, (300,))
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"corpus": config.model_dump(mode="json")}))
+    runner = CliRunner()
+    arguments = ["shards", str(tmp_path / "in"), "--config", str(file), "--out", str(tmp_path / "out")]
+    done = runner.invoke(app, arguments, catch_exceptions=False).stdout
+    assert "574 documents in 2 shards, 500 kept" in done and "contaminated, lakes: 1" in done
+    again = runner.invoke(app, [*arguments, "--json"], catch_exceptions=False).stdout
+    assert json.loads(again)["kept"] == 500
+    assert (tmp_path / "out" / "counts.json.provenance.json").exists()
+    rows = [{"id": "x", "question": "Who was the FIRST to cross the frozen lake, in winter?"}, {"question": "Why?"}]
+    write_jsonl(tmp_path / "q.jsonl", rows)
+    asked = ["contaminated", str(tmp_path / "q.jsonl"), "--config", str(file)]
+    found = json.loads(runner.invoke(app, [*asked, "--json"], catch_exceptions=False).stdout)
+    assert found == {"clean": 1, "contaminated": {"x": ["lakes"]}, "benchmarks": {"lakes": 1}}
+    assert "2 questions, 1 contaminated" in runner.invoke(app, asked, catch_exceptions=False).stdout
+    with pytest.raises(UsageError, match="no record has text in body"):
+        runner.invoke(app, [*asked, "--field", "body"], catch_exceptions=False)
 
 
 @pytest.mark.engines
