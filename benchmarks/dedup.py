@@ -17,6 +17,7 @@ import os
 import platform
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -243,6 +244,7 @@ def measure(work: Path, pool: list[str], megabytes: float, workers: int) -> dict
     script = work / "child.py"
     write_text(script, CHILD)
     command = [sys.executable, str(script), str(work / "out"), str(workers), str(SEED), *map(str, files)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = 0
     while child.poll() is None:
@@ -253,7 +255,9 @@ def measure(work: Path, pool: list[str], megabytes: float, workers: int) -> dict
     if child.returncode:
         raise SystemExit(f"the pipeline ended with {child.returncode}")
     found = json.loads(printed.splitlines()[-1])
-    row = {"megabytes": megabytes, "seconds": found["seconds"], "peak": peak / 2**20, **found["counts"]}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime
+    row = {"megabytes": megabytes, "seconds": found["seconds"], "cpu": cpu, "peak": peak / 2**20, **found["counts"]}
     print(row, flush=True)
     return row
 
@@ -264,14 +268,15 @@ def scale(work: Path, pool: list[str], sizes: list[float], workers: int) -> list
         f"`corpus shards` with {workers} workers, wall-clock seconds from Parquet shards to Parquet shards of what is "
         f"kept ({EXACT:.0%} exact and {NEAR:.0%} near duplicates planted); peak memory is the PSS of all processes.",
         "",
-        "| text | documents | seconds | seconds a GiB | peak memory | kept | dropped |",
-        "|---|---|---|---|---|---|---|",
+        "| text | documents | seconds | seconds a GiB | CPU seconds | peak memory | kept | dropped |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for size in sizes:
         row = measure(work / f"{size:g}", pool, size, workers)
         dropped = ", ".join(f"{name} {count:,}" for name, count in row["dropped"].items())  # type: ignore[attr-defined]
         lines.append(
             f"| {size / 1024:.3g} GiB | {row['read']:,} | {row['seconds']:.1f} | {row['seconds'] * 1024 / size:.0f} | "
+            f"{row['cpu']:.1f} | "
             f"{row['peak']:,.0f} MB | {row['kept']:,} | {dropped} |"
         )
         shutil.rmtree(work / f"{size:g}", ignore_errors=True)

@@ -33,6 +33,8 @@ NGRAM = 13
 SHORTEST_IN_DOCUMENT = 8
 #: The same for questions, which are short: there a whole question of four words is no accident.
 SHORTEST_IN_QUESTION = 4
+# Bytes; texts longer than any question are not asked about as a whole.
+_LONGEST = 1 << 16
 #: Bits of a run's hash that address the table of what the index may hold: 16 MiB, so that a miss costs one look-up.
 _TABLE_BITS = 24
 
@@ -137,13 +139,10 @@ def index(benchmarks: Mapping[str, tuple[Iterable[str], Iterable[str]]]) -> Inde
 def _hashes(text: str) -> tuple[Hashes, Hashes]:
     """Return a text's word hashes, and an array with the hash of the text as a whole (empty for one without words).
 
-    As a whole only letters and digits count, so that "the U.S. in 1,000 words" equals "The US in 1000 words". Texts
-    longer than any question are not asked about as a whole.
+    As a whole only letters and digits count, so that "the U.S. in 1,000 words" equals "The US in 1000 words".
     """
-    if len(text) > words.PIECE:
-        return words.text_hashes(text, words.folded), np.empty(0, np.uint64)
-    tokens = words.folded(text)
-    return words.hashes(tokens), words.hashes([b"".join(tokens)] if tokens else [])
+    found = words.folded(text)
+    return words.hashes(found), words.hashes(found.replace(b" ", b"") if len(found) < _LONGEST else b"")
 
 
 def _holds(ordered: Hashes, wanted: Hashes) -> NDArray[np.bool_]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 from qwenlong.core.config import BenchmarkTexts
 from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.files import write_jsonl
-from qwenlong.corpus import decontaminate, words
+from qwenlong.corpus import decontaminate
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -161,9 +159,3 @@ def test_runs_are_those_of_a_plain_search(known, text):
             own = {tuple(question[n : n + length]) for n in range(len(question) - length + 1)}
             expected |= any(tuple(asked[n : n + length]) in own for n in range(len(asked) - length + 1))
     assert bool(index.question(text)) == expected
-
-
-def test_hashes_are_the_same_everywhere():
-    first = hashlib.blake2b(b"word", digest_size=8).digest()
-    assert words.hashes([b"word"]).tolist() == [int.from_bytes(first, "little")]
-    assert words.hashes([]).dtype == np.uint64

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from qwenlong.corpus import dedup, minhash, words
 
+PINNED = ["0x2f880faa57f7a75a", "0xd9721962e8f52270"]
 CODE = """
 import sys; sys.path.insert(0, {tests!r})
 import hashlib, planted
@@ -29,24 +30,55 @@ print(hashlib.sha256(minhash.sign(texts, 5).tobytes()).hexdigest(), sorted(minha
 @given(st.text(max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_words_are_what_the_pattern_finds(text):
-    assert [word.decode() for word in words.plain(text)] == re.findall(r"\w+", text.lower())
+    assert [word.decode() for word in words.plain(text).split()] == re.findall(r"\w+", text.lower())
 
 
 @pytest.mark.parametrize(
     "text", ["don’t", "naïve café", "Ünïcode—dash", "日本語 テキスト", "İstanbul", "a\x00b\x1fc_d", "\ud800x"]
 )
 def test_words_of_other_scripts(text):
-    assert [word.decode() for word in words.plain(text)] == re.findall(r"\w+", text.lower())
+    assert [word.decode() for word in words.plain(text).split()] == re.findall(r"\w+", text.lower())
 
 
-def test_a_long_text_is_read_in_pieces(monkeypatch):
-    text = " ".join(planted.prose(random.Random(0), 5000))
-    whole = minhash.shingle_set(text), minhash.sign([text], 1)
-    monkeypatch.setattr(words, "PIECE", 1000)
-    assert "".join(words.pieces(text)) == text
-    assert np.array_equal(minhash.shingle_set(text), whole[0])
-    assert np.array_equal(minhash.sign([text, "short", text], 1)[[0, 2]], whole[1].repeat(2, axis=0))
-    assert list(words.pieces("x" * 5000)) == ["x" * 5000]
+@given(st.lists(st.text(alphabet="ab é\n", max_size=120), max_size=8), st.sampled_from([3, 16, 100]))
+@settings(deadline=None)
+def test_hashes_do_not_depend_on_how_text_is_cut(texts, piece):
+    def one(word):
+        return int(words.hashes(word)[0])
+
+    expected = [[one(word) for word in words.plain(text).split()] for text in texts]
+    short = {one(b"a" * 30)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(words, "BLOCK", 40)
+        found = [
+            block[begin:end].tolist()
+            for block, starts in words.blocks(texts, 2)
+            for begin, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)
+        ]
+        assert [[*known, *[int(words._FILL)] * (2 - len(known))] for known in expected] == found
+        # In small pieces words from `piece` bytes on have another hash; where they stand changes nothing.
+        patch.setattr(words, "PIECE", piece)
+        small = [[one(word) for word in words.plain(text).split()] for text in texts]
+        assert small == [words.text_hashes(text).tolist() for text in texts]
+        assert (one(b"a" * 30) in short) == (piece > 30)
+
+
+def test_equal_words_have_equal_hashes_and_others_do_not():
+    rng = random.Random(0)
+    # Anagrams, prefixes and neighbours are what a weak polynomial confuses.
+    made = {"".join(rng.choices("ab", k=rng.randint(1, 24))) for _ in range(40_000)}
+    made |= {"x" * n for n in range(1, 3000, 7)}
+    found = words.hashes(" ".join(sorted(made)).encode())
+    assert len(np.unique(found)) == len(made)
+    assert len(np.unique(found >> np.uint64(40))) > 0.99 * len(made)
+    # The same on every machine and in every version: shards that were signed yesterday are compared with today's.
+    assert [hex(value) for value in words.hashes(b"word other").tolist()] == PINNED
+
+
+def test_one_endless_word():
+    data = words.plain("x" * 200_000 + " y")
+    assert len(words.hashes(data)) == 2
+    assert words.hashes(b"a " + data)[1:].tolist() == words.hashes(data).tolist()
 
 
 @given(st.lists(st.text(alphabet="ab c", max_size=80), min_size=1, max_size=5))
