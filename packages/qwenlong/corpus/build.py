@@ -40,6 +40,7 @@ def build(config: Config, cache: str | Path) -> tuple[list[Document], dict[str, 
     documents, twins = dedup.exact(documents)
     for document, _ in twins:
         _count(stats, document, "duplicate")
+    documents, contaminated = _clean(config, documents, stats)
     _refuse_empty(config, sources, documents, stats)
     if corpus.judge_filter:
         documents = _judged(config, documents, stats)
@@ -53,6 +54,7 @@ def build(config: Config, cache: str | Path) -> tuple[list[Document], dict[str, 
         "categories": {
             category: sum(document.category == category for document in documents) for category in CATEGORIES
         },
+        "contaminated": contaminated,
         "sources": stats,
     }
 
@@ -68,6 +70,7 @@ def write(
     inputs = {name: path for source in origins(config.corpus, cache) for name, path in source.inputs().items()}
     if config.corpus.sources:
         inputs["registry"] = Path(config.corpus.registry)
+    inputs |= {f"benchmark {one.name}": Path(one.path) for one in config.corpus.decontaminate}
     names = ("documents.parquet", "corpus.json")
     with all_or_none(*(path for name in names for path in (folder / name, path_of(folder / name)))):
         write_parquet(folder / "documents.parquet", documents, Document)
@@ -117,6 +120,23 @@ def _source(config: Config, source: Origin) -> tuple[list[Document], dict[str, A
 def _count(stats: dict[str, Any], document: Document, why: str) -> None:
     drops = stats[document.source]["dropped"]
     drops[why] = drops.get(why, 0) + 1
+
+
+def _clean(config: Config, documents: list[Document], stats: dict[str, Any]) -> tuple[list[Document], dict[str, int]]:
+    """Return the documents that hold nothing of `corpus.decontaminate`, and the others' number by benchmark."""
+    if not config.corpus.decontaminate:
+        return documents, {}
+    from qwenlong.corpus.decontaminate import read
+
+    index = read(config.corpus.decontaminate)
+    hits = [index.document(document.text) for document in documents]
+    for document, found in zip(documents, hits, strict=True):
+        if found:
+            _count(stats, document, "contaminated")
+    return (
+        [document for document, found in zip(documents, hits, strict=True) if not found],
+        _counts(Counter(name for found in hits for name in found)),
+    )
 
 
 def _judged(config: Config, documents: list[Document], stats: dict[str, Any]) -> list[Document]:

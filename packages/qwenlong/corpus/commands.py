@@ -71,6 +71,75 @@ def stats(
     _show(read_json(folder / "corpus.json"), as_json)
 
 
+@app.command()
+def shards(
+    documents: Annotated[list[Path], typer.Argument(help="Parquet files of documents, or folders of them.")],
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option(help="Folder for kept/*.parquet and counts.json; a killed run goes on there.")],
+    as_json: Json = False,
+) -> None:
+    """Filter, deduplicate and decontaminate documents in shards, in parallel (corpus.executor, corpus.workers)."""
+    from qwenlong.core import config_files
+    from qwenlong.core.errors import UsageError
+    from qwenlong.core.provenance import sidecar
+    from qwenlong.corpus.shards import run
+
+    settings = config_files.load(config)
+    files = [f for path in documents for f in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
+    if not files:
+        raise UsageError(f"no *.parquet in {', '.join(map(str, documents))}; name shards or a folder that holds some")
+    counts = run(files, out, settings.corpus, settings.run.seed)
+    sidecar(
+        out / "counts.json",
+        inputs={str(file): file for file in files},
+        config=settings.corpus.model_dump(mode="json"),
+        packages=["corpus"],
+        seed=settings.run.seed,
+    )
+    if as_json:
+        typer.echo(json.dumps(counts, sort_keys=True))
+        return
+    typer.echo(
+        f"{counts['read']:,} documents in {counts['shards']:,} shards, {counts['kept']:,} kept in {out / 'kept'}"
+    )
+    for what in ("dropped", "contaminated"):
+        for name, count in counts[what].items():
+            typer.echo(f"{what}, {name}: {count:,}")
+
+
+@app.command()
+def contaminated(
+    questions: Annotated[Path, typer.Argument(help="Records with questions: .jsonl, .json or .parquet.")],
+    config: ConfigFile,
+    field: Annotated[list[str] | None, typer.Option(help="Field to read; repeat for more. Default: question.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell which questions stand in a benchmark of corpus.decontaminate."""
+    from qwenlong.core import config_files
+    from qwenlong.core.errors import ConfigError, UsageError
+    from qwenlong.corpus import decontaminate
+
+    settings = config_files.load(config)
+    if not settings.corpus.decontaminate:
+        raise ConfigError(f"{config}: corpus.decontaminate names no benchmark to compare with; list name, path, fields")
+    texts = [
+        (
+            str(record.get("id", number)),
+            "\n".join(decontaminate.strings([record.get(f) for f in field or ["question"]])),
+        )
+        for number, record in enumerate(decontaminate.records(questions))
+    ]
+    if not any(text for _, text in texts):
+        raise UsageError(f"{questions}: no record has text in {', '.join(field or ['question'])}; name it with --field")
+    clean, hits, counts = decontaminate.questions(texts, decontaminate.read(settings.corpus.decontaminate))
+    if as_json:
+        typer.echo(json.dumps({"clean": len(clean), "contaminated": hits, "benchmarks": counts}, sort_keys=True))
+        return
+    for name, found in hits.items():
+        typer.echo(f"{name}: {', '.join(found)}")
+    typer.echo(f"{len(texts):,} questions, {len(hits):,} contaminated")
+
+
 def _show(stats: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(stats, sort_keys=True, ensure_ascii=False))

@@ -201,6 +201,19 @@ def test_the_shipped_registry_covers_the_five_categories() -> None:
     assert all(source.loader in LOADERS for source in sources.values() if source.category != "model")
 
 
+def test_documents_that_hold_a_benchmark_are_dropped_and_counted(table: Path, tmp_path: Path) -> None:
+    file = tmp_path / "b.jsonl"
+    file.write_text(json.dumps({"q": "GUIDE 4 – says: 3 things about Guide 4"}) + "\n")
+    settings = config(table, "facts", "guides", decontaminate=[{"name": "b", "path": str(file), "fields": ["q"]}])
+    documents, stats = build(settings, tmp_path / "cache")
+    assert len(documents) == 12
+    assert stats["contaminated"] == {"b": 1}
+    assert stats["sources"]["guides"]["dropped"]["contaminated"] == 1
+    write(settings, tmp_path / "cache", tmp_path / "out", documents, stats)
+    provenance = json.loads((tmp_path / "out" / "documents.parquet.provenance.json").read_text())
+    assert "benchmark b" in provenance["inputs"]
+
+
 def test_commands(table: Path, tmp_path: Path) -> None:
     settings = config(table, "facts", "guides", cache=str(tmp_path / "cache"))
     file = tmp_path / "config.yaml"

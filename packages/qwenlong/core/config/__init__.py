@@ -7,7 +7,14 @@ Values that the paper leaves out are marked **[assumed]** in their description; 
 from __future__ import annotations
 
 from qwenlong.core.config.corpus import DatasetConfig, FiltersConfig, FolderConfig, LimitsConfig
-from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
+from qwenlong.core.config.data import (
+    BenchmarkTexts,
+    CorpusConfig,
+    RunConfig,
+    SelectionConfig,
+    SynthesisConfig,
+    TrackingConfig,
+)
 from qwenlong.core.config.generation import ExtractConfig, MaseConfig
 from qwenlong.core.config.models import (
     AgentConfig,
@@ -47,6 +54,7 @@ __all__ = [
     "AblationsConfig",
     "AgentConfig",
     "BaseConfig",
+    "BenchmarkTexts",
     "ClippingConfig",
     "Config",
     "CorpusConfig",

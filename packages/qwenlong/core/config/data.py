@@ -32,6 +32,20 @@ class TrackingConfig(Section):
     (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), never here."""
 
 
+class BenchmarkTexts(Section):
+    """One benchmark's records, from which decontamination reads what must not be trained on."""
+
+    name: Annotated[str, AfterValidator(plain_name)]
+    """Name under which hits are counted."""
+    path: str
+    """Local .jsonl, .json or .parquet file of its records."""
+    fields: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Fields with questions (and options): whole questions and their runs of 13 words count. Lists, mappings and JSON
+    text are opened."""
+    answers: tuple[str, ...] = ()
+    """Fields with answers, of which only runs of 13 words count: a short answer stands in many clean texts."""
+
+
 class CorpusConfig(Section):
     """Sources, filters, deduplication (SPEC section 2)."""
 
@@ -69,6 +83,15 @@ class CorpusConfig(Section):
     """Largest share of characters that are neither letters, digits nor white space."""
     near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Jaccard similarity of 5-gram shingles above which a document is a near duplicate."""
+    decontaminate: tuple[BenchmarkTexts, ...] = ()
+    """Benchmarks whose questions and long answers documents must not hold; list every one that is evaluated."""
+    executor: Literal["local", "ray"] = "local"
+    """What works on shards in parallel: processes of this machine, or Ray Data on the cluster that RAY_ADDRESS names
+    (without it, on this machine)."""
+    workers: Annotated[int, Field(ge=1)] = 2
+    """Shards worked on at once; with `local` each takes one process of about 0.5 GB."""
+    shard_megabytes: Annotated[int, Field(ge=1)] = 32
+    """Text of one shard in megabytes: what is lost when a worker dies, and made again."""
     judge_filter: bool = False
     """Also ask llm.generator whether a document is fit (SPEC: rule filters plus LLM-judge filters)."""
 
