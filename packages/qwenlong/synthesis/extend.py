@@ -127,5 +127,5 @@ def extend(
     randomness.shuffle(shown)
     made = sample(candidate, shown, tokenizer, target)
     # Numbers of the headings move with the order: one more look at the exact count.
-    exact = context_tokens(shown, tokenizer) if of_context else made.n_tokens
-    return made if (exact >= target if at_least else exact <= target) and candidate.holds(shown) else None
+    final = context_tokens(shown, tokenizer) if of_context else made.n_tokens
+    return made if (final >= target if at_least else final <= target) and candidate.holds(shown) else None
