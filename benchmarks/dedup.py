@@ -249,7 +249,7 @@ def measure(work: Path, pool: list[str], megabytes: float, workers: int) -> dict
     peak = 0
     while child.poll() is None:
         peak = max(peak, tree_memory(child.pid))
-        time.sleep(0.1)
+        time.sleep(0.25)
     assert child.stdout is not None
     printed = child.stdout.read()
     if child.returncode:
