@@ -172,7 +172,7 @@ asyncio.run(go(*sys.argv[1:]))
 
 def test_a_kill_in_the_middle_loses_nothing_and_repeats_nothing(endpoint: Any, tmp_path: Path) -> None:
     """The server holds back its 25th to 28th answer; the process is killed while it waits for them."""
-    held, let_go = threading.Event(), threading.Event()
+    held, let_go = threading.Semaphore(0), threading.Event()
     answered: Counter[int] = Counter()
     guard = threading.Lock()
     started: list[int] = []
@@ -182,7 +182,7 @@ def test_a_kill_in_the_middle_loses_nothing_and_repeats_nothing(endpoint: Any, t
             started.append(asked(body))
             number = len(started)
         if number > 24 and not let_go.is_set():
-            held.set()
+            held.release()
             let_go.wait(30)
             return {"drop": True}
         with guard:
@@ -193,7 +193,8 @@ def test_a_kill_in_the_middle_loses_nothing_and_repeats_nothing(endpoint: Any, t
     command = [sys.executable, "-c", PROCESS, endpoint.url, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT)
     journal = tmp_path / "j.jsonl"
-    assert held.wait(60)
+    # All four workers wait, so that nothing else is under way.
+    assert all(held.acquire(timeout=60) for _ in range(4))
     limit = time.monotonic() + 30
     while journal.read_bytes().count(b"\n") < 24 and time.monotonic() < limit:
         time.sleep(0.05)
