@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from qwenlong.core.files import read_jsonl
 from qwenlong.core.records import Document
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.synthesis.run import Result, synthesize
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 TEMPLATE = (
     "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from mase_documents import DOCUMENTS
 from typer.testing import CliRunner
 
 import qwenlong
@@ -29,42 +30,6 @@ from qwenlong.synthesis.mase.run import STEPS
 
 #: The code under test, also in a process of its own.
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(qwenlong.__file__).parents[1])}
-TOWNS = ("Arlow", "Bexham", "Corvay", "Dunmere", "Elstead", "Farrow", "Glenby", "Hexton", "Ilford", "Jarrow")
-
-
-def town(name: str, number: int) -> Document:
-    text = (
-        f"{name} lies on the river Vell{number}. Its bridge was built in {1801 + number} by the mason Orr{number}.\n"
-        f"The market of {name} sells amber{number} and salt. The mayor thinks that the bridge of {name} is too\n"
-        f"narrow for carts. The school of {name} has {30 + number} pupils."
-    )
-    return Document(
-        id=f"towns/{name}",
-        source="towns",
-        category="general",
-        title=name,
-        text=text,
-        n_tokens=0,
-        licence="CC0",
-        metadata={"kind": "guide", "entity": name},
-    )
-
-
-def talk(number: int) -> Document:
-    lines = [f"{'AB'[n % 2]}: I saw bird number {n} in garden {number} today" for n in range(8)]
-    return Document(
-        id=f"talks/{number}",
-        source="talks",
-        category="dialogue",
-        title=f"Talk {number}",
-        text="\n".join(lines),
-        n_tokens=0,
-        licence="CC0",
-        metadata={"kind": "dialogue", "entity": str(number)},
-    )
-
-
-DOCUMENTS = [town(name, n) for n, name in enumerate(TOWNS)] + [talk(n) for n in range(4)]
 
 
 def role(body: dict[str, Any]) -> str:
