@@ -64,6 +64,11 @@ def _candidate(
     )
 
 
+def _of_reading(template: str, base: Candidate, options: tuple[tuple[str, ...], str] | None) -> Candidate | None:
+    """Return a question of reading comprehension with options; None without enough of them."""
+    return _candidate(template, base.question, options, base.evidence, base.reasoning_chain, base.holds)
+
+
 def fact(pool: Pool) -> Iterator[Candidate]:
     """The value of a country's field among the values of other countries."""
     values: dict[tuple[str, int | None], list[parse.Field]] = defaultdict(list)
@@ -91,9 +96,7 @@ def speaker(pool: Pool) -> Iterator[Candidate]:
     speakers = sorted({s.speaker.title() for d in pool.documents if parse.kind(d) == "play" for s in parse.speeches(d)})
     for base in reading.speaker(pool):
         options = _options(pool, base.answers[0], speakers, base.question)
-        candidate = _candidate(
-            "choice_speaker@1", base.question, options, base.evidence, base.reasoning_chain, base.holds
-        )
+        candidate = _of_reading("choice_speaker@1", base, options)
         if candidate is not None:
             yield candidate
 
@@ -105,7 +108,7 @@ def term(pool: Pool) -> Iterator[Candidate]:
         home = pool.by_id[base.evidence[0].document]
         others = [c.answers[0] for c in found if c.answers[0].casefold() not in home.text.casefold()]
         options = _options(pool, base.answers[0], others, base.question)
-        candidate = _candidate("choice_term@1", base.question, options, base.evidence, base.reasoning_chain, base.holds)
+        candidate = _of_reading("choice_term@1", base, options)
         if candidate is not None:
             yield candidate
 
@@ -159,9 +162,7 @@ def reply(pool: Pool) -> Iterator[Candidate]:
         home = pool.by_id[base.evidence[0].document].text
         others = [text for text in _some(pool, replies, base.question) if text not in home]
         options = _options(pool, base.answers[0], others, base.question)
-        candidate = _candidate(
-            "choice_reply@1", base.question, options, base.evidence, base.reasoning_chain, base.holds
-        )
+        candidate = _of_reading("choice_reply@1", base, options)
         if candidate is not None:
             yield candidate
 
@@ -172,9 +173,7 @@ def parameter(pool: Pool) -> Iterator[Candidate]:
     types = sorted({c.answers[0] for c in found})
     for base in pool.shuffled(found, "choice", "parameter", pool.budget):
         options = _options(pool, base.answers[0], _some(pool, types, base.question), base.question)
-        candidate = _candidate(
-            "choice_parameter@1", base.question, options, base.evidence, base.reasoning_chain, base.holds
-        )
+        candidate = _of_reading("choice_parameter@1", base, options)
         if candidate is not None:
             yield candidate
 

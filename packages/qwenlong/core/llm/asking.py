@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 from qwenlong.core.config import EndpointConfig
 from qwenlong.core.files import digest_value
+from qwenlong.core.llm.client import Client
 from qwenlong.core.llm.errors import Rejected, Unavailable
-from qwenlong.core.llm.reply import Reply
 from qwenlong.core.llm.schema import Schema, checked, json_schema, last_object
 from qwenlong.core.seeds import derive
 
@@ -23,25 +23,6 @@ OUTAGES = frozenset({"unavailable", "denied", "not_asked"})
 DENIED = frozenset({401, 402, 403, 404})
 #: Least temperature when a reply is asked for again: at 0 another seed would give the same one.
 AGAIN_TEMPERATURE = 0.5
-
-
-class Chat(Protocol):
-    """What is needed of `Client`."""
-
-    endpoint: EndpointConfig
-
-    async def chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        max_tokens: int,
-        temperature: float,
-        top_p: float,
-        seed: int,
-        stop: Sequence[str] | None = None,
-        response_format: Mapping[str, Any] | None = None,
-    ) -> Reply:
-        """Return the model's reply."""
 
 
 class Refused(Exception):
@@ -106,7 +87,7 @@ class Request:
         )
 
 
-async def ask(client: Chat, request: Request, read: Callable[[Any], T]) -> Outcome[T]:
+async def ask(client: Client, request: Request, read: Callable[[Any], T]) -> Outcome[T]:
     """Return what `read` makes of the reply: of its text, or with a schema of the object in it.
 
     Nothing that an endpoint or a model does raises: it ends as an Outcome with an error.
@@ -134,7 +115,7 @@ async def ask(client: Chat, request: Request, read: Callable[[Any], T]) -> Outco
 
 
 async def structured(
-    client: Chat,
+    client: Client,
     messages: Sequence[Mapping[str, Any]],
     schema: Schema,
     *,

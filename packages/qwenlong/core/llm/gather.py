@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qwenlong.core.errors import DataError
-from qwenlong.core.llm.asking import Chat, Outcome, Request, ask, interpret
+from qwenlong.core.llm.asking import Outcome, Request, ask, interpret
+from qwenlong.core.llm.client import Client
 from qwenlong.core.llm.journal import Journal
 from qwenlong.core.llm.usage import counted
 from qwenlong.core.logs import get
@@ -22,7 +23,7 @@ PATIENCE = 2
 
 
 async def gather(
-    client: Chat,
+    client: Client,
     items: Sequence[ItemT],
     make_request: Callable[[ItemT], Request],
     parse: Callable[[ItemT, Any], T],
@@ -85,7 +86,7 @@ class _State:
 
 
 async def _one(
-    client: Chat, name: str, item: ItemT, request: Request, parse: Callable[[ItemT, Any], T], book: Journal
+    client: Client, name: str, item: ItemT, request: Request, parse: Callable[[ItemT, Any], T], book: Journal
 ) -> Outcome[T]:
     digest = request.digest(client.endpoint.model)
     known = book.get(name, digest)
