@@ -18,8 +18,9 @@ LETTERS = "ABCDEFGHIJ"
 FEW = 3
 #: Right guesses that make a template's commonest answer a rule.
 COMMON = 5
-#: A rule among options counts while chance alone does as well with at most this probability.
-ALPHA = 0.01
+#: A rule among options counts when chance alone does as well with at most this probability; small, since each template
+#: is held against a place for each option, the longest and the shortest.
+ALPHA = 0.001
 #: Numbers in a question that are put together, at most.
 MAX_NUMBERS = 6
 # A number that bounds or dates something is no answer that the question gives away.
@@ -28,7 +29,9 @@ _BOUND = re.compile(
 )
 _LIST = re.compile(r"\b(?:or|than)\b|\b[Ww]hich of\b|\b[Bb]etween\b")
 _BEFORE = re.compile(r"(?:[,:;(]|\b(?:or|and|of|than|between|that))\s*[\"'“]?\s*$")
-_AFTER = re.compile(r"^\s*[\"'”]?\s*(?:[,;?)]|$|\b(?:or|and|than)\b)")
+_AFTER = re.compile(r"^[.%\"'”]*\s*(?:[,;?)]|$|\b(?:or|and|than)\b)")
+# A number, with a unit perhaps.
+_NUMBER = re.compile(r"\W*\d[\d.,]*\W*\w*\W*")
 _YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 
 
@@ -87,17 +90,19 @@ def _in_question(asked: Asked) -> bool:
     words = r"\W+".join(re.escape(word) for word in normalised(answer).split())
     places = list(re.finditer(rf"(?<!\w){words}(?!\w)", question, re.IGNORECASE))
     is_number = len(numbers(answer)) == 1 and len(answer.split()) == 1
+    given = not places
     for place in places:
         before, after = question[: place.start()], question[place.end() :]
-        offered = _LIST.search(question) and _BEFORE.search(before) and _AFTER.search(after)
-        if not offered and not (is_number and _BOUND.search(before)):
-            return True
-    return not places
+        # Where a list offers it, what is said of it elsewhere does not single it out.
+        if _LIST.search(question) and _BEFORE.search(before) and _AFTER.search(after):
+            return False
+        given |= not (is_number and _BOUND.search(before))
+    return given
 
 
 def _computed(asked: Asked) -> bool:
     gold = numbers(right(asked))
-    if len(gold) != 1:
+    if len(gold) != 1 or not _NUMBER.fullmatch(right(asked)):
         return False
     given = [value for value, _ in numbers(_YEAR.sub(" ", asked.question))]
     if not 2 <= len(given) <= MAX_NUMBERS:
