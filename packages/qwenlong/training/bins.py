@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from qwenlong.core.errors import DataError
@@ -27,8 +27,12 @@ def balance(
 
     Of every bin of a source `per_bin` samples are kept; where that is None, as many as its smallest non-empty bin
     has, at least `min_per_bin`. A bin with fewer gives all it has. Which ones is drawn by seed and does not depend on
-    the order of the samples. Raises DataError for a sample without difficulty.
+    the order of the samples. The mean pass@k before and after shows what balancing changed. Raises DataError for a
+    sample without difficulty and for an id that stands there twice.
     """
+    if len({sample.id for sample in samples}) < len(samples):
+        twice = next(name for name, n in Counter(sample.id for sample in samples).items() if n > 1)
+        raise DataError(f"two samples have the id {twice}; bins would keep more than they count: run synthesis again")
     groups: dict[str, list[list[Sample]]] = defaultdict(lambda: [[] for _ in range(bins)])
     for sample in samples:
         if sample.difficulty is None:
@@ -44,5 +48,16 @@ def balance(
             rng(seed, "bins", source, number).shuffle(chosen)
             kept.update(sample.id for sample in chosen[:size])
             taken.append(min(size, len(members)))
-        report[source] = {"per_bin": size, "available": [len(members) for members in filled], "kept": taken}
+        report[source] = {
+            "per_bin": size,
+            "available": [len(members) for members in filled],
+            "kept": taken,
+            "mean_available": _mean(sample for members in filled for sample in members),
+            "mean_kept": _mean(sample for members in filled for sample in members if sample.id in kept),
+        }
     return [sample for sample in samples if sample.id in kept], report
+
+
+def _mean(samples: Iterable[Sample]) -> float:
+    values = [sample.difficulty.pass_at_k for sample in samples if sample.difficulty is not None]
+    return round(sum(values) / len(values), 6)
