@@ -129,7 +129,7 @@ def main() -> None:
     types = Counter(sample.question_type for sample in samples)
     near = near_duplicates(samples)
     funnel = read_json(made / "funnel.json")["tasks"]
-    steps = [step for step in next(iter(funnel.values()))["samples"] if step not in ("templates", "length_targets")]
+    steps = [step for step, count in next(iter(funnel.values()))["samples"].items() if isinstance(count, int)]
     lines = [
         "# Synthesis at size", "",
         f"`python benchmarks/synthesis.py` with `{arguments.config}`, packages only, no language model.", "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qwenlong.core.config import Config
@@ -109,8 +109,10 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
         shown = counted(shown, tokenizer)
         knowledge = graph.build(shown)
         with Table(cell for document in shown for cell in parse.cells(document)) as table:
+            # One pool a side, so that what is worked out about its documents serves all outputs.
+            side_pool = Pool(shown, table, knowledge, 0, config.run.seed, config.synthesis.max_hops)
             for output in (output for output in plan if output.side == side):
-                pool = Pool(shown, table, knowledge, max(output.targets), config.run.seed, config.synthesis.max_hops)
+                pool = replace(side_pool, budget=max(output.targets))
                 filler = Filler(output, pool, tokenizer, seen, config.synthesis)
                 made[output.name] = []
                 for task in sorted(config.synthesis.tasks):
