@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qwenlong.core import templates
 from qwenlong.core.config import Config, ScreenConfig
-from qwenlong.core.llm import Client, Outcome, Request, gather
+from qwenlong.core.llm import Client, Request, gather
 from qwenlong.core.records import Difficulty, Document, Sample
 from qwenlong.core.seeds import derive, rng
 from qwenlong.rewards import guessing, rules
@@ -41,26 +41,26 @@ class _Try:
     """One question to the model about one sample."""
 
     key: str
+    number: int
     sample: Sample
-    documents: tuple[str, ...]
     seed: int
 
 
 @dataclass
 class _Measured:
-    """Rewards of the tries of one sample; None for a try that the server does not take."""
+    """Rewards of the tries of one sample that the server took, and how many an outage left without one."""
 
-    rewards: list[float | None] = field(default_factory=list)
+    given: list[float] = field(default_factory=list)
     outages: int = 0
 
     @property
-    def given(self) -> list[float]:
-        """Rewards of the tries that have one."""
-        return [reward for reward in self.rewards if reward is not None]
+    def solved(self) -> int:
+        """How many tries are right."""
+        return sum(reward >= guessing.SOLVED for reward in self.given)
 
     @property
     def mean(self) -> float | None:
-        """Mean reward, none without a measured try."""
+        """Mean reward; none without a measured try."""
         return sum(self.given) / len(self.given) if self.given else None
 
 
@@ -115,84 +115,129 @@ async def screen(
     measure_difficulty with the sample's own. A sample with an open question is neither kept nor dropped. What the
     server refuses to read is not measured, which drops nothing and is counted.
     """
-    settings, seed = config.synthesis.screen, config.run.seed
+    settings = config.synthesis.screen
     left, ruled = by_rules(samples, settings)
+    work = _Screening(settings, config.run.seed, name, corpus, journals(folder), client)
+    work.reasons |= dict.fromkeys(ruled, "blind_rule")
     chance = guessing.chances(left)
-    reasons: dict[str, str] = dict.fromkeys(ruled, "blind_rule")
-    checks: dict[str, dict[str, Any]] = {sample.id: {"verified_by": client.endpoint.model} for sample in left}
-    unmeasured: Counter[str] = Counter()
+    await work.blind(left, chance)
+    left = work.undecided(left)
+    await work.robust(left)
+    if settings.measure_difficulty:
+        left = await work.difficulty(left)
+    kept = [
+        sample.model_copy(update={"checks": sample.checks | work.checks[sample.id]}) for sample in work.undecided(left)
+    ]
+    waiting = [sample for sample in samples if work.reasons.get(sample.id) == "open"]
+    funnel = counted(samples, work.reasons, ruled)
+    bars = [guessing.needed(settings.blind_tries, value, settings.alpha) for value in chance.values()]
+    funnel["blind_bar"] = {str(n): bars.count(n) for n in sorted({bar for bar in bars if bar is not None})}
+    funnel["blind_unprovable"] = bars.count(None)
+    funnel["unmeasured"] = {part: work.unmeasured[part] for part in PARTS}
+    return Screened(kept, waiting, funnel)
 
-    async def ask(part: str, asked: Mapping[str, Sequence[Sample]]) -> dict[str, _Measured]:
+
+@dataclass
+class _Screening:
+    """The steps over one set: what each sample was dropped or left open for, and what was measured."""
+
+    settings: ScreenConfig
+    seed: int
+    name: str
+    corpus: Mapping[str, Document]
+    journals: Mapping[str, Path]
+    client: Client
+    reasons: dict[str, str] = field(default_factory=dict)
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    unmeasured: Counter[str] = field(default_factory=Counter)
+
+    def undecided(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Return the samples that no step has dropped or left open."""
+        return [sample for sample in samples if sample.id not in self.reasons]
+
+    async def blind(self, samples: Sequence[Sample], chance: Mapping[str, float]) -> None:
+        """Ask without documents."""
+        tries = range(self.settings.blind_tries)
+        found = await self._ask("blind", {s.id: [guessing.turned(s, i) for i in tries] for s in samples})
+        for sample in samples:
+            seen = found[sample.id]
+            self.checks[sample.id] = {
+                "verified_by": self.client.endpoint.model,
+                "blind_mean": seen.mean,
+                "blind_tries": len(seen.given),
+                "blind_solved": seen.solved,
+                "blind_chance": round(chance[sample.id], 6),
+            }
+            if self._measured("blind", sample.id, seen) and guessing.answered_blind(
+                seen.given, chance[sample.id], self.settings.alpha
+            ):
+                self.reasons[sample.id] = "answered_blind"
+
+    async def robust(self, samples: Sequence[Sample]) -> None:
+        """Ask with more documents."""
+        settings = self.settings
+        wider = {
+            s.id: widened(s, self.corpus, settings.robust_documents, settings.max_input_tokens, self.seed)
+            for s in samples
+        }
+        found = await self._ask("robust", {key: [s] * settings.k for key, s in wider.items() if s is not None})
+        for sample in samples:
+            wide, seen = wider[sample.id], found.get(sample.id, _Measured())
+            self.checks[sample.id] |= {
+                "robust_pass_at_k": seen.mean,
+                "robust_documents": 0 if wide is None else len(wide.documents) - len(sample.documents),
+            }
+            if self._measured("robust", sample.id, seen) and settings.require_robust and not seen.solved:
+                self.reasons[sample.id] = "not_robust"
+
+    async def difficulty(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Ask with a sample's own documents; return the samples with pass@k."""
+        asked = self.undecided(samples)
+        found = await self._ask("difficulty", {s.id: [s] * self.settings.k for s in asked})
+        scored = []
+        for sample in asked:
+            seen = found[sample.id]
+            if self._measured("difficulty", sample.id, seen) and seen.mean is not None:
+                value = Difficulty(pass_at_k=seen.mean, k=len(seen.given), model=self.client.endpoint.model)
+                sample = sample.model_copy(update={"difficulty": value})
+            scored.append(sample)
+        return scored
+
+    def _measured(self, part: str, key: str, seen: _Measured) -> bool:
+        """Tell whether all tries of a sample were answered; an outage leaves it open, a refused request is counted."""
+        if seen.outages:
+            self.reasons[key] = "open"
+        elif not seen.given:
+            self.unmeasured[part] += 1
+        return not seen.outages and bool(seen.given)
+
+    async def _ask(self, part: str, asked: Mapping[str, Sequence[Sample]]) -> dict[str, _Measured]:
+        """Return the rewards by sample. A reply that is cut off or declines has no answer and earns nothing."""
         tries = [
-            _Try(f"{name}/{key}/{i}", one, one.documents, derive(seed, "screen", part, key, i))
+            _Try(key, i, one, derive(self.seed, "screen", part, key, i))
             for key, several in asked.items()
             for i, one in enumerate(several)
         ]
         outcomes = await gather(
-            client, tries, _request(part, corpus, settings), _reward, journals(folder)[part],
-            key=lambda one: one.key, description=f"{name}: {part}",
+            self.client, tries, lambda one: self._request(part, one), _reward, self.journals[part],
+            key=lambda one: f"{self.name}/{one.key}/{one.number}", description=f"{self.name}: {part}",
         )  # fmt: skip
-        return _collected(asked, tries, outcomes)
+        found = {key: _Measured() for key in asked}
+        for one, outcome in zip(tries, outcomes, strict=True):
+            if outcome.outage:
+                found[one.key].outages += 1
+            elif outcome.error != "rejected":
+                found[one.key].given.append(outcome.value if outcome.value is not None else 0.0)
+        return found
 
-    turns = range(settings.blind_tries)
-    without = await ask("blind", {s.id: [guessing.turned(s, i) for i in turns] for s in left})
-    for sample in left:
-        found = without[sample.id]
-        solved = sum(reward >= guessing.SOLVED for reward in found.given)
-        checks[sample.id] |= {
-            "blind_mean": found.mean,
-            "blind_tries": len(found.given),
-            "blind_solved": solved,
-            "blind_chance": round(chance[sample.id], 6),
-        }
-        if found.outages:
-            reasons[sample.id] = "open"
-        elif not found.given:
-            unmeasured["blind"] += 1
-        elif guessing.answered_blind(found.given, chance[sample.id], settings.alpha):
-            reasons[sample.id] = "answered_blind"
-    left = [sample for sample in left if sample.id not in reasons]
-    wider = {s.id: widened(s, corpus, settings.robust_documents, settings.max_input_tokens, seed) for s in left}
-    among = await ask("robust", {key: [s] * settings.k for key, s in wider.items() if s is not None})
-    for sample in left:
-        wide, seen = wider[sample.id], among.get(sample.id, _Measured())
-        checks[sample.id] |= {
-            "robust_pass_at_k": seen.mean,
-            "robust_documents": 0 if wide is None else len(wide.documents) - len(sample.documents),
-        }
-        if seen.outages:
-            reasons[sample.id] = "open"
-        elif not seen.given:
-            unmeasured["robust"] += 1
-        elif settings.require_robust and not any(reward >= guessing.SOLVED for reward in seen.given):
-            reasons[sample.id] = "not_robust"
-    left = [sample for sample in left if sample.id not in reasons]
-    measured: dict[str, Difficulty] = {}
-    if settings.measure_difficulty:
-        for key, own in (await ask("difficulty", {s.id: [s] * settings.k for s in left})).items():
-            if own.outages:
-                reasons[key] = "open"
-            elif own.mean is None:
-                unmeasured["difficulty"] += 1
-            else:
-                measured[key] = Difficulty(pass_at_k=own.mean, k=len(own.given), model=client.endpoint.model)
-    kept = [
-        sample.model_copy(
-            update={
-                "checks": sample.checks | checks[sample.id],
-                "difficulty": measured.get(sample.id, sample.difficulty),
-            }
-        )
-        for sample in left
-        if sample.id not in reasons
-    ]
-    undecided = [sample for sample in samples if reasons.get(sample.id) == "open"]
-    funnel = counted(samples, reasons, ruled)
-    proofs = [guessing.needed(settings.blind_tries, value, settings.alpha) for value in chance.values()]
-    funnel["blind_bar"] = {str(n): proofs.count(n) for n in sorted({p for p in proofs if p is not None})}
-    funnel["blind_unprovable"] = proofs.count(None)
-    funnel["unmeasured"] = {part: unmeasured[part] for part in PARTS}
-    return Screened(kept, undecided, funnel)
+    def _request(self, part: str, one: _Try) -> Request:
+        shown = [] if part == "blind" else templates.select_documents(one.sample, self.corpus)
+        text = templates.user_prompt(one.sample, templates.render_documents(shown))
+        settings = self.settings
+        return Request(
+            [{"role": "user", "content": text}],
+            settings.max_tokens, one.seed, settings.temperature, settings.top_p, tries=1,
+        )  # fmt: skip
 
 
 def counted(samples: Sequence[Sample], reasons: Mapping[str, str], ruled: Mapping[str, str]) -> dict[str, Any]:
@@ -209,36 +254,6 @@ def counted(samples: Sequence[Sample], reasons: Mapping[str, str], ruled: Mappin
     }
 
 
-def _request(part: str, corpus: Mapping[str, Document], settings: ScreenConfig) -> Callable[[_Try], Request]:
-    def make(one: _Try) -> Request:
-        shown = [] if part == "blind" else templates.select_documents(one.sample, corpus)
-        text = templates.user_prompt(one.sample, templates.render_documents(shown))
-        return Request(
-            [{"role": "user", "content": text}],
-            settings.max_tokens, one.seed, settings.temperature, settings.top_p, tries=1,
-        )  # fmt: skip
-
-    return make
-
-
 def _reward(one: _Try, text: str) -> float:
     sample = one.sample
-    return rules.score(
-        sample.task, text, sample.answers, answer_prefix=sample.answer_prefix, choices=sample.choices
-    )  # fmt: skip
-
-
-def _collected(
-    asked: Mapping[str, Sequence[Sample]], tries: Sequence[_Try], outcomes: Sequence[Outcome[float]]
-) -> dict[str, _Measured]:
-    """Return the rewards by sample. A reply that is cut off or declines has no answer and earns nothing."""
-    found = {key: _Measured() for key in asked}
-    keys = [key for key, several in asked.items() for _ in several]
-    for key, _, outcome in zip(keys, tries, outcomes, strict=True):
-        if outcome.outage:
-            found[key].outages += 1
-        elif outcome.error == "rejected":
-            found[key].rewards.append(None)
-        else:
-            found[key].rewards.append(outcome.value if outcome.value is not None else 0.0)
-    return found
+    return rules.score(sample.task, text, sample.answers, answer_prefix=sample.answer_prefix, choices=sample.choices)
