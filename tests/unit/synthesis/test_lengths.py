@@ -153,6 +153,12 @@ class TestOnRealDocuments:
                 before = templates.render_documents(shown[:at]) + documents[name].text[:start]
                 assert tokenizer.count(before) / whole == pytest.approx(place, abs=0.06)
 
+    def test_places_pass_a_test_of_uniformity(self, made: Result) -> None:
+        report = made.funnel["evidence_places"]["samples"]
+        assert report["n"] > 300 and sum(report["deciles"]) == report["n"]
+        # Critical value at 5%.
+        assert report["ks"] < 1.36 / report["n"] ** 0.5
+
     def test_same_inputs_same_result(
         self, spread: Config, made: Result, corpus: list[Document], tokenizer: Tokenizer
     ) -> None:
