@@ -20,11 +20,13 @@ from qwenlong.synthesis.decontaminate import Seen, Similar
 from qwenlong.synthesis.distractors import Distractors
 from qwenlong.synthesis.lengths import Histogram
 from qwenlong.synthesis.places import summary
-from qwenlong.synthesis.pool import Pool
+from qwenlong.synthesis.pool import HEADING, Pool
 
 Template = Callable[[Pool], Iterator[Candidate]]
 #: Tokens of the shortest prompt around its documents, roughly: a bound for what is worth trying.
 OVERHEAD = 48
+#: Documents of evidence that a question has, at most, roughly: a longer budget than these gives no other candidates.
+MAX_EVIDENCE = 6
 #: Candidates in a row without one that is kept after which a length counts as exhausted.
 PATIENCE = 400
 #: Steps of the funnel in their order; "kept" is what is left.
@@ -101,6 +103,8 @@ class Filler:
             blind.Balance(screen.max_guess_share),
         )
         slots = self._slots()
+        # Where slots have the same budget the next goes on with the candidates that the last one left.
+        candidates: dict[int, Iterator[Candidate]] = {}
         wanted = output.histogram.quotas(output.per_task) if output.histogram else None
         used: dict[str, int] = {}
         moved: list[int] = []
@@ -111,7 +115,10 @@ class Filler:
                 quota = (output.per_task - before) // (len(slots) - number)
             else:
                 quota = sum(wanted[: number + 1]) - before
-            self._fill_slot(slot, quota, templates, now)
+            budget = self._budget(slot)
+            if quota and (output.histogram is None or budget not in candidates):
+                candidates = {budget: _round_robin(templates, replace(self.pool, budget=budget))}
+            self._fill_slot(slot, quota, candidates.get(budget, iter(())), now)
             used[slot.name] = len(now.kept) - before
             moved.append(quota - used[slot.name])
         counts = now.counts
@@ -133,17 +140,24 @@ class Filler:
         bounds = [output.histogram.bounds(number) for number in range(len(output.histogram.counts))]
         return [Slot(f"{low}-{high}", low, high, True) for low, high in bounds]
 
-    def _fill_slot(self, slot: Slot, quota: int, templates: Mapping[str, Template], now: _Progress) -> None:
+    def _budget(self, slot: Slot) -> int:
+        """Return the tokens that evidence may take."""
         # What a prompt needs besides documents leaves the rest for them; long samples have room for any evidence.
-        narrowed = replace(self.pool, budget=slot.high - (0 if self.output.at_least else OVERHEAD))
+        budget = slot.high - (0 if self.output.at_least else OVERHEAD)
+        if self.output.histogram is None:
+            return budget
+        largest = self.pool.memo("largest", make=lambda: max((d.n_tokens for d in self.pool.documents), default=0))
+        return min(budget, MAX_EVIDENCE * (largest + HEADING))
+
+    def _fill_slot(self, slot: Slot, quota: int, candidates: Iterator[Candidate], now: _Progress) -> None:
         full = math.ceil(self.output.per_task * self.synthesis.max_template_share)
         before, misses = len(now.kept), 0
-        for candidate in _round_robin(templates, narrowed) if quota else ():
+        for candidate in candidates if quota else ():
             if now.by_template[candidate.template] >= full:
                 now.counts["candidates"] += 1
                 now.counts["template_full"] += 1
                 continue
-            sample = self._take(candidate, slot, narrowed, now)
+            sample = self._take(candidate, slot, now)
             misses = 0 if sample is not None else misses + 1
             if sample is not None:
                 now.kept.append(sample)
@@ -151,13 +165,13 @@ class Filler:
             if len(now.kept) - before == quota or misses >= PATIENCE:
                 break
 
-    def _take(self, candidate: Candidate, slot: Slot, pool: Pool, now: _Progress) -> Sample | None:
+    def _take(self, candidate: Candidate, slot: Slot, now: _Progress) -> Sample | None:
         """Return the candidate's sample at its full length, None when a step drops it; the counts say which."""
         now.counts["candidates"] += 1
         asked = f"{candidate.question}\n{render_choices(candidate.choices)}".strip()
         side = self.output.side
         step = self._dropped(candidate, asked, now)
-        made: Sample | str = step or self._extended(candidate, slot, pool, asked)
+        made: Sample | str = step or self._extended(candidate, slot, asked)
         if isinstance(made, str):
             now.counts[made] += 1
             return None
@@ -179,8 +193,8 @@ class Filler:
             return "blind"
         return ""
 
-    def _extended(self, candidate: Candidate, slot: Slot, pool: Pool, asked: str) -> Sample | str:
-        output, target = self.output, slot.high
+    def _extended(self, candidate: Candidate, slot: Slot, asked: str) -> Sample | str:
+        output, pool, target = self.output, self.pool, slot.high
         if self.composer is None:
             if not output.at_least and extend.length(candidate, pool, self.tokenizer, output.of_context) > target:
                 return "too_long"
