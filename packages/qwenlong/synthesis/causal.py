@@ -79,7 +79,7 @@ def _holds(asked: Failing | Source, known: Sections, answer: str, shown: Sequenc
 def candidate(
     pool: Pool, asked: Failing | Source, answer: str, edges: Sequence[Edge], template: str, question_type: str
 ) -> Candidate | None:
-    """Return the question with its evidence; None where another function is an answer too, or what is shown too long."""
+    """Return the question with its evidence; None where it has another answer too, or is too long."""
     known = calls_of.sections(pool)
     documents = list(dict.fromkeys(edge.document for edge in edges))
     if len(documents) < 2 or not pool.fits(documents):
@@ -123,9 +123,10 @@ def chains(pool: Pool) -> list[tuple[Edge, ...]]:
             if edge.relation == "calls" and set(ends) <= defined.keys() and ends not in pairs:
                 pairs.add(ends)
                 steps.setdefault(edge.source, []).append(edge)
-        found = []
+        found: list[tuple[Edge, ...]] = []
         for start in sorted(steps):
-            seen, paths = {start}, [(edge,) for edge in steps[start]]
+            seen = {start}
+            paths: list[tuple[Edge, ...]] = [(edge,) for edge in steps[start]]
             for _ in range(min(MAX_CALLS, pool.max_hops)):
                 paths = [path for path in paths if path[-1].target not in seen]
                 found += [path for path in paths if len(path) > 1]

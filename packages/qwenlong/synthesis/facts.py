@@ -42,7 +42,7 @@ class Border:
 
 @dataclass
 class Facts:
-    """Facts by label and by (entity, label); borders by entity, also those that only the neighbour's document states."""
+    """Facts by label and by (entity, label); borders by entity, also those that only the neighbour states."""
 
     by_label: dict[str, list[Fact]] = field(default_factory=lambda: defaultdict(list))
     by_entity: dict[tuple[str, str], list[Fact]] = field(default_factory=lambda: defaultdict(list))

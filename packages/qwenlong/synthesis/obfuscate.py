@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from itertools import combinations
 from typing import Protocol
 
@@ -158,13 +159,14 @@ def matching(facts: Facts, label: str, clue: Clue, shown: Collection[str] | None
     return {fact.entity for fact in found if (shown is None or fact.document in shown) and clue.fits(fact.value)}
 
 
-def numbers(value: str) -> list[Decimal]:
+@lru_cache(maxsize=1 << 16)
+def numbers(value: str) -> tuple[Decimal, ...]:
     """Return all numbers of a value, scale words applied."""
     found = []
     for match in _NUMBER.finditer(value):
         digits, _, scale = match.group().partition(" ")
         found.append(Decimal(digits.replace(",", "")) * _SCALES.get(scale, 1))
-    return found
+    return tuple(found)
 
 
 def initial(value: str) -> str:
@@ -194,21 +196,21 @@ def ranges(number: Decimal) -> list[tuple[Decimal, Decimal]]:
     return [(low, high) for low, high in found if low < number < high]
 
 
-def clues(edge: Edge) -> list[Clue]:
-    """Return the vague properties of a fact, the vaguest first; none where its value cannot be read in one way."""
-    label, value = edge.relation, edge.target.removeprefix("value:")
+@lru_cache(maxsize=1 << 16)
+def clues(label: str, value: str) -> tuple[Clue, ...]:
+    """Return the vague properties of a field's value, the vaguest first; none for a value that reads in two ways."""
     quantity = parse.quantity(value)
     if label in DATED:
         year = year_of(value)
-        return [] if year is None else list(_times(year))
+        return () if year is None else tuple(_times(year))
     if quantity is not None and not _NO_MEASURE.search(label):
         amounts = numbers(value)
         unit = re.sub(r"^(?:thousand|million|billion|trillion)\b ?", "", quantity.unit)
         if len(amounts) == 1 and quantity.value > 0 and "less than" not in unit:
-            return [Between(low, high, unit) for low, high in ranges(amounts[0])]
-        return []
+            return tuple(Between(low, high, unit) for low, high in ranges(amounts[0]))
+        return ()
     letter = initial(value)
-    return [Initial(letter)] if label in INITIALS and letter.isascii() and letter else []
+    return (Initial(letter),) if label in INITIALS and letter.isascii() and letter else ()
 
 
 def _times(year: int) -> Iterator[Clue]:
@@ -235,7 +237,12 @@ def describe(
     order within is random.
     """
     facts = facts_of.of(pool)
-    usable = [(edge, clue) for edge in edges if edge.relation not in avoid for clue in clues(edge)]
+    usable = [
+        (edge, clue)
+        for edge in edges
+        if edge.relation not in avoid
+        for clue in clues(edge.relation, edge.target.removeprefix("value:"))
+    ]
     randomness.shuffle(usable)
     # Kinds of clues take turns: most facts are numbers, and dates and names would hardly ever be asked.
     turns = Counter[str]()

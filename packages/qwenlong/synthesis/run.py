@@ -132,7 +132,8 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
         knowledge = graph.build(shown)
         with Table(cell for document in shown for cell in parse.cells(document)) as table:
             for output in (output for output in plan if output.side == side):
-                pool = Pool(shown, table, knowledge, max(output.targets), config.run.seed, config.synthesis.max_hops)
+                hops, vague = config.synthesis.max_hops, config.synthesis.obfuscation
+                pool = Pool(shown, table, knowledge, max(output.targets), config.run.seed, hops, vague)
                 made[output.name] = []
                 for task in sorted(config.synthesis.tasks):
                     kept, counts = _fill(output, task, pool, tokenizer, seen, config.synthesis)

@@ -18,10 +18,10 @@ from qwenlong.synthesis.vague import Stretch, countries, endings, fields_of, may
 
 
 class Supposed(Facts):
-    """Facts after a change: a border between two countries is gone, or a country's field is that of another one."""
+    """Facts after a change: a border between two countries is gone, or a country's field is another one's."""
 
     def __init__(self, facts: Facts, gone: frozenset[str] = frozenset(), moved: tuple[str, str, str] | None = None):
-        """Take facts; `gone` are the border's two countries, `moved` is (field, its country, the country it is from)."""
+        """Take facts; `gone` are the border's countries, `moved` is (field, its country, whose it becomes)."""
         super().__init__(facts.by_label, facts.by_entity, facts.borders)
         self.gone, self.moved = gone, moved
 
@@ -86,7 +86,7 @@ class Moved:
 
 
 def longest(facts: Facts, entity: str, shown: Collection[str] | None) -> str | None:
-    """Return the neighbour with the longest border, by whichever document states it; None for a tie or less than two."""
+    """Return the neighbour with the longest border, whoever states it; None for a tie or less than two."""
     lengths: dict[str, list[Decimal]] = {}
     for border in facts.bordering(entity, shown):
         lengths.setdefault(border.neighbour, []).append(border.length)

@@ -79,9 +79,9 @@ def _dated(pool: Pool, relations: Sequence[str]) -> dict[str, list[Edge]]:
     """Return the edges of each of some fields of dates, one a country, in documents that fit the budget."""
     found: dict[str, dict[str, Edge]] = {}
     for edge in pool.graph.edges:
-        if edge.relation in relations and edge.source.startswith("entity:") and pool.fits([edge.document]):
-            if year_of(label(edge.target)) is not None:
-                found.setdefault(edge.relation, {}).setdefault(edge.source, edge)
+        dated = edge.relation in relations and edge.source.startswith("entity:") and pool.fits([edge.document])
+        if dated and year_of(label(edge.target)) is not None:
+            found.setdefault(edge.relation, {}).setdefault(edge.source, edge)
     return {relation: list(edges.values()) for relation, edges in sorted(found.items()) if len(edges) > 1}
 
 

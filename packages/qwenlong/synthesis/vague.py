@@ -62,7 +62,7 @@ class Asked:
         return f"What is the {self.last} of {words}?"
 
     def answer(self, facts: Facts, shown: Collection[str] | None) -> str | None:
-        """Return the one answer over the documents shown (the whole side for None); None when any step is not unique."""
+        """Return the answer over the documents shown, over the side for None; None when a step is not unique."""
         reached = {self.start} if isinstance(self.start, str) else self.start.referents(facts, shown)
         for stretch in self.borders:
             if len(reached) != 1:
@@ -108,8 +108,12 @@ def candidate(pool: Pool, asked: Asked, edges: Sequence[Edge], template: str, va
 
 def fields_of(pool: Pool, entity: str) -> list[Edge]:
     """Return an entity's edges to values in documents that fit the budget."""
-    found = [edge for edge in pool.graph.out(f"entity:{entity}") if edge.target.startswith("value:")]
-    return [edge for edge in found if pool.fits([edge.document])]
+
+    def make() -> tuple[Edge, ...]:
+        found = [edge for edge in pool.graph.out(f"entity:{entity}") if edge.target.startswith("value:")]
+        return tuple(edge for edge in found if pool.fits([edge.document]))
+
+    return list(pool.memo("fields of", pool.budget, entity, make=make))
 
 
 def countries(pool: Pool, name: str) -> Iterator[tuple[str, random.Random]]:

@@ -25,7 +25,7 @@ def _continued(document: Document) -> tuple[str, str]:
     named = re.search(r" – (\w+) \(\d+\)$", document.title)
     if named is None:
         return "", ""
-    lines = []
+    lines: list[str] = []
     for line in document.text.split("\n"):
         if lines and line[:1] not in ("", " ", ")"):
             break

@@ -59,10 +59,10 @@ def _described(text: str, shown: View) -> Iterator[set[str]]:
         rest = text[len(f"whose {label} ") :]
         ends = [match.start() for match in re.finditer(" and whose ", rest)]
         for end in [*ends, len(rest)]:
-            fitting = {owner: fits(rest[:end], value) for owner, name, value in shown.facts if name == label}
-            if None in fitting.values():
+            fitting = [(owner, fits(rest[:end], value)) for owner, name, value in shown.facts if name == label]
+            if any(fit is None for _, fit in fitting):
                 continue
-            own = {owner for owner, name, value in shown.facts if name == label and fits(rest[:end], value)}
+            own = {owner for owner, fit in fitting if fit}
             if end == len(rest):
                 yield own
             else:
@@ -140,10 +140,12 @@ def temporal_extreme(sample: Sample, shown: View) -> set[str]:
     answers = set()
     for label in {label for _, label, _ in shown.facts}:
         match = re.fullmatch(rf"Which has the (earliest|latest) {re.escape(label)}: (.+)\?", sample.question)
-        names = members(match[2], shown.entities) if match else None
-        for years in _dates(names, label, shown) if match and names else ():
+        if match is None:
+            continue
+        names = members(match[2], shown.entities) or []
+        for years in _dates(names, label, shown) if names else ():
             best = min(years) if match[1] == "earliest" else max(years)
-            answers |= {name for name, year in zip(names or (), years, strict=True) if year == best}
+            answers |= {name for name, year in zip(names, years, strict=True) if year == best}
     return answers
 
 
@@ -199,19 +201,21 @@ def hypothetical_field(sample: Sample, shown: View) -> set[str]:
         r"(?P<place>the country that has .+)\?",
         sample.question,
     )
+    if match is None:
+        return set()
     answers: set[str] = set()
-    for reached in _places(match["place"], shown) if match else ():
+    for reached in _places(match["place"], shown):
         answers |= _ambiguous(reached)
         for name in reached:
-            answers |= _values(match["two"] if match and name == match["one"] else name, match["label"], shown)  # type: ignore[index]
+            answers |= _values(match["two"] if name == match["one"] else name, match["label"], shown)
     return answers
 
 
 def causal_partner(sample: Sample, shown: View) -> set[str]:
     """The country whose list of partners has the largest share of the one that stops."""
     match = re.fullmatch(
-        r"If (?P<partner>.+) no longer (?P<done>bought|sold) anything abroad, which would lose the larg(?:er|est) share "
-        r"of its (?P<lost>exports|imports): (?P<members>.+)\?",
+        r"If (?P<partner>.+) no longer (?P<done>bought|sold) anything abroad, which would lose the larg(?:er|est) "
+        r"share of its (?P<lost>exports|imports): (?P<members>.+)\?",
         sample.question,
     )
     if match is None or (match["done"] == "bought") != (match["lost"] == "exports"):
