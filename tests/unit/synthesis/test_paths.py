@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -50,39 +51,40 @@ def asked(name: str, documents: Iterable[Document], limit: int = 200, **settings
 
 # Few values, so that ranges, decades, initials and lengths collide all the time.
 NAMES = ("Abel", "Bora", "Cato", "Dune", "Echo")
+LENGTHS = (90, 100, 150, 250, 310, 400, 1000)
+PEOPLE = ("1,000,000", "1.2 million", "1,900,000", "5,500,000", "about 1,500,000 to 7,000,000", "230,000", "90 million")
+YEARS = ("1800", "1803", "1 May 1899", "1900", "1811 or 1815", "no date", "843", "1954")
+CAPITALS = ("Quill", "Élan", "Elm", "quay (old town)", "Rook", "Quartz of the seven long hills")
+PARTNERS = ("Abel 40%, Bora 30%", "Bora 30%, Cato 20%", "Abel 30%", "Cato 5%; Abel 40%", "Dune 7%, Bora 12%")
 
 
-@st.composite
-def worlds(draw: st.DrawFn) -> list[Document]:
-    made = []
-    for name in NAMES[: draw(st.integers(3, 5))]:
-        others = [other for other in NAMES if other != name]
-        borders = draw(st.dictionaries(st.sampled_from(others), st.sampled_from((90, 100, 150, 310, 400)), max_size=4))
-        people = draw(
-            st.sampled_from(("1,000,000", "1.2 million", "1,900,000", "5,500,000", "about 1,500,000 to 7,000,000"))
-        )
-        year = draw(st.sampled_from(("1800", "1803", "1 May 1899", "1900", "1811 or 1815", "no date", "843")))
-        capital = draw(
-            st.sampled_from(("Quill", "Élan", "Elm", "quay (old town)", "Rook", "Quartz of the seven long hills"))
-        )
-        code_of = draw(st.sampled_from((".aa", ".bb", ".cc")))
-        listed = draw(st.sampled_from(("Abel 40%, Bora 30%", "Bora 30%, Cato 20%", "Abel 30%", "Cato 5%; Abel 40%")))
+def world(seed: int) -> list[Document]:
+    """Return countries whose facts coincide at random. A seed and not hypothesis draws them, or most would be empty."""
+    generator = random.Random(seed)
+    made: list[Document] = []
+    for name in NAMES[: generator.randint(3, 5)]:
+        others = generator.sample([other for other in NAMES if other != name], generator.randint(0, 4))
+        listed = {other: generator.choice(LENGTHS) for other in others}
         lines = {
-            "People": [f"Population - total: {people} (2024 est.)"],
-            "Government": [f"Capital - name: {capital}", f"Independence: {year}", f"Internet country code: {code_of}"],
-            "Economy": [f"Exports - partners: {listed} (2023)"],
+            "People": [f"Population - total: {generator.choice(PEOPLE)} (2024 est.)"],
+            "Government": [
+                f"Capital - name: {generator.choice(CAPITALS)}",
+                f"Independence: {generator.choice(YEARS)}",
+                f"Internet country code: {generator.choice(('.aa', '.bb', '.cc', '.dd', '.ee'))}",
+            ],
+            "Economy": [f"Exports - partners: {generator.choice(PARTNERS)} (2023)"],
+            "Seas": [f"Climate: {name[::-1]} and wet"],
         }
-        if draw(st.booleans()):
-            lines["People"].append(f"Capital - name: {draw(st.sampled_from(('Quill', 'Other')))}")
-        made += Nation(name, borders, lines).documents()
+        if generator.random() < 0.2:
+            lines["People"].append(f"Capital - name: {generator.choice(('Quill', 'Other'))}")
+        made += Nation(name, listed, lines).documents()
     return made
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(worlds(), st.sampled_from((1, 2)))
-def test_no_question_over_countries_is_ambiguous_on_its_side_or_over_its_evidence(
-    documents: list[Document], level: int
-) -> None:
+@given(st.integers(0, 2**32), st.sampled_from((1, 2)))
+def test_no_question_over_countries_is_ambiguous_on_its_side_or_over_its_evidence(seed: int, level: int) -> None:
+    documents = world(seed)
     shared = pool(documents, obfuscation=level)
     for name in COUNTRIES:
         for candidate in islice(paths.TEMPLATES[name](shared), 8):
@@ -94,23 +96,25 @@ def test_no_question_over_countries_is_ambiguous_on_its_side_or_over_its_evidenc
             assert len(evidence) > 1 and len(candidate.reasoning_chain) >= len(candidate.evidence) > 1
 
 
-FUNCTIONS = ("alpha_step", "beta_step", "gamma_step", "_delta_step", "epsilon_step", "zeta_step", "eta_step")
+FUNCTIONS = tuple(f"{'_' * (number == 4)}step_{number:02}" for number in range(12))
 
 
-@st.composite
-def programs(draw: st.DrawFn) -> tuple[list[Document], nx.DiGraph, dict[str, str]]:
+def program(seed: int) -> tuple[list[Document], nx.DiGraph, dict[str, str]]:
     """Return source files, who calls whom in them, and where each function stands."""
+    generator = random.Random(seed)
     truth: nx.DiGraph = nx.DiGraph()
     homes: dict[str, str] = {}
     sections: dict[str, list[Document]] = {}
-    for function in FUNCTIONS:
-        path = draw(st.sampled_from(("one.py", "two.py", "three.py")))
+    for number, function in enumerate(FUNCTIONS):
+        path = generator.choice(("one.py", "two.py", "three.py", "four.py", "five.py"))
         homes[function] = path
         truth.add_node(function)
-        called = draw(st.lists(st.sampled_from(FUNCTIONS), max_size=2, unique=True))
-        later = draw(st.lists(st.sampled_from(FUNCTIONS), max_size=1)) if draw(st.integers(0, 3)) == 0 else []
+        # Calls go mostly one way, so that there are chains.
+        below = FUNCTIONS[number + 1 :] if generator.random() < 0.9 else FUNCTIONS
+        called = generator.sample(below, min(len(below), generator.choice((0, 1, 1, 2))))
+        later = generator.sample(below, min(len(below), 1)) if generator.random() < 0.2 else []
         truth.add_edges_from((function, other) for other in [*called, *later] if other != function)
-        lines = [f"def {function}(x):", f'    """Not a call: {draw(st.sampled_from(FUNCTIONS))}(x)."""']
+        lines = [f"def {function}(x):", f'    """Not a call: {generator.choice(FUNCTIONS)}(x)."""']
         lines += [f"    x = {other}(x)" for other in called] + ["    return x"]
         own = sections.setdefault(path, [])
         own.append(code(path, "\n".join(lines), function, 1, len(own)))
@@ -120,9 +124,9 @@ def programs(draw: st.DrawFn) -> tuple[list[Document], nx.DiGraph, dict[str, str
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(programs())
-def test_no_question_over_calls_is_ambiguous(made: tuple[list[Document], nx.DiGraph, dict[str, str]]) -> None:
-    documents, truth, homes = made
+@given(st.integers(0, 2**32))
+def test_no_question_over_calls_is_ambiguous(seed: int) -> None:
+    documents, truth, homes = program(seed)
     shared = pool(documents)
     for name in CALLS:
         for candidate in islice(paths.TEMPLATES[name](shared), 10):
