@@ -41,7 +41,7 @@ def sample(candidate: Candidate, documents: Sequence[Document], tokenizer: Token
         source=home.source,
         generator=candidate.generator,
         template=candidate.template,
-        checks={"length_target": target},
+        checks={"length_target": target, **dict(candidate.checks)},
         n_tokens=0,
         tokenizer=tokenizer.digest,
     )

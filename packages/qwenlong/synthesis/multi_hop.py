@@ -61,7 +61,7 @@ def _candidate(
         question=question,
         answers=(answer,),
         evidence=tuple(Evidence(document=e.document, start=e.start, end=e.end) for e in edges),
-        reasoning_chain=tuple(_reason(pool.by_id[e.document], e) for e in edges),
+        reasoning_chain=tuple(reason(pool.by_id[e.document], e) for e in edges),
         holds=partial(_holds, path, pool.graph, answer),
         n_hops=len(path.steps),
         generator="graph@1",
@@ -75,7 +75,8 @@ def parse_words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.casefold()))
 
 
-def _reason(document: Document, edge: Edge) -> str:
+def reason(document: Document, edge: Edge) -> str:
+    """Return an edge as a step of the reasoning chain."""
     head, relation, tail = label(edge.source), edge.relation, label(edge.target)
     if relation == "borders":
         return f"{head} borders {tail}, {edge.qualifier}."
@@ -243,7 +244,7 @@ def earlier(pool: Pool) -> Iterator[Candidate]:
             question=f"Which has the earlier {first.relation}: {one} or {two}?",
             answers=(answer,),
             evidence=tuple(Evidence(document=e.document, start=e.start, end=e.end) for e in edges),
-            reasoning_chain=tuple(_reason(pool.by_id[e.document], e) for e in edges),
+            reasoning_chain=tuple(reason(pool.by_id[e.document], e) for e in edges),
             holds=holds,
             n_hops=2,
             generator="graph@1",
@@ -273,7 +274,7 @@ def common_neighbour(pool: Pool) -> Iterator[Candidate]:
                 question=f"Which country has {ends[0]} and {ends[1]}?",
                 answers=(label(first.target),),
                 evidence=tuple(Evidence(document=e.document, start=e.start, end=e.end) for e in edges),
-                reasoning_chain=tuple(_reason(pool.by_id[e.document], e) for e in edges),
+                reasoning_chain=tuple(reason(pool.by_id[e.document], e) for e in edges),
                 holds=partial(_common_holds, asked, pool.graph, first.target),
                 n_hops=2,
                 generator="graph@1",

@@ -27,7 +27,8 @@ MAX_DRAWS = 4000
 class Pool:
     """Documents of one side ("train" or "heldout"), sorted by id; `budget` bounds the evidence's tokens.
 
-    `max_hops` bounds multi-hop paths. Randomness comes from `seed` and the name of its use only.
+    `max_hops` bounds multi-hop paths; `obfuscation` says how many nodes of a path are described vaguely (0 none, 1 one,
+    2 all). Randomness comes from `seed` and the name of its use only.
     """
 
     documents: Sequence[Document]
@@ -36,6 +37,7 @@ class Pool:
     budget: int
     seed: int
     max_hops: int = 3
+    obfuscation: int = 2
     cache: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property

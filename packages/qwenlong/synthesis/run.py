@@ -11,7 +11,7 @@ from qwenlong.core.config import Config
 from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.records import Document, Sample
 from qwenlong.core.tokens import Tokenizer
-from qwenlong.synthesis import choice, dialogue, graph, multi_hop, numerical, parse, prose, reading
+from qwenlong.synthesis import choice, dialogue, graph, multi_hop, numerical, parse, paths, prose, reading
 from qwenlong.synthesis.decontaminate import Seen
 from qwenlong.synthesis.fill import STEPS, Filler, Set, Template, measured
 from qwenlong.synthesis.graph import KnowledgeGraph
@@ -24,7 +24,7 @@ from qwenlong.synthesis.tables import Table
 TEMPLATES: dict[str, dict[str, Template]] = {
     "corpus_numerical": numerical.TEMPLATES,
     "dialogue_memory": dialogue.TEMPLATES,
-    "doc_multi_hop": multi_hop.TEMPLATES,
+    "doc_multi_hop": multi_hop.TEMPLATES | paths.TEMPLATES,
     "multiple_choice": choice.TEMPLATES | prose.CHOICE,
     "reading_comprehension": reading.TEMPLATES | prose.READING,
 }
@@ -110,7 +110,8 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
         knowledge = graph.build(shown)
         with Table(cell for document in shown for cell in parse.cells(document)) as table:
             # One pool a side, so that what is worked out about its documents serves all outputs.
-            side_pool = Pool(shown, table, knowledge, 0, config.run.seed, config.synthesis.max_hops)
+            hops, vague = config.synthesis.max_hops, config.synthesis.obfuscation
+            side_pool = Pool(shown, table, knowledge, 0, config.run.seed, hops, vague)
             for output in (output for output in plan if output.side == side):
                 pool = replace(side_pool, budget=max(output.targets))
                 filler = Filler(output, pool, tokenizer, seen, config.synthesis)

@@ -9,6 +9,7 @@ from collections import Counter
 from decimal import Decimal
 from itertools import islice
 
+import made_documents
 import pytest
 from prose_documents import essays
 
@@ -56,7 +57,9 @@ def countries() -> list[Document]:
 
 @pytest.fixture(scope="module")
 def pool(corpus: list[Document], tokenizer: Tokenizer):
-    documents = counted([*corpus, *countries(), *essays()], tokenizer)
+    documents = counted(
+        [*corpus, *countries(), *made_documents.nations(), *made_documents.calls(), *essays()], tokenizer
+    )
     with Table(cell for document in documents for cell in parse.cells(document)) as table:
         yield Pool(documents, table, graph.build(documents), 900, 17)
 

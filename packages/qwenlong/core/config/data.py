@@ -137,6 +137,9 @@ class SynthesisConfig(Section):
     """Samples per task for memory RL."""
     max_hops: Annotated[int, Field(ge=2, le=6)] = 3
     """Longest path of a multi-hop question."""
+    obfuscation: Literal[0, 1, 2] = 2
+    """How many countries of a vague_* question are described vaguely (a range, a decade, an initial): 0 none,
+    which leaves these forms out, 1 one, 2 all. The paper obfuscates and does not say how much. [assumed]"""
     tasks: tuple[
         Literal["corpus_numerical", "dialogue_memory", "doc_multi_hop", "multiple_choice", "reading_comprehension"], ...
     ] = ("corpus_numerical", "dialogue_memory", "doc_multi_hop", "multiple_choice", "reading_comprehension")

@@ -16,6 +16,8 @@ from qwenlong.core.tokens import Tokenizer
 from qwenlong.synthesis.checker import derive
 from qwenlong.synthesis.checker.view import entity
 
+#: Templates whose answer is a name that the title or path of a document with evidence carries, not the span itself.
+NAMED_BY_TITLE = ("called_function", "earlier", "changed_number", "choice_country", "temporal_", "causal_partner")
 #: Files of a synthesis folder that hold samples, and the side of the split each is from.
 FILES = {"samples": "train", "memory": "train", "heldout": "heldout", "heldout_long": "heldout"}
 
@@ -111,8 +113,13 @@ def _evidence_holds_answer(sample: Sample, shown: Sequence[Document]) -> str:
         golds = [sample.choices["ABCDEFGHIJ".index(letter)] for letter in sample.answers if _is_option(letter, sample)]
     else:
         golds = [gold.removeprefix(sample.answer_prefix).strip() for gold in sample.answers]
-    if sample.template.startswith(("called_function", "earlier", "changed_number", "choice_country")):
-        # The answer is a name that the title or path of a document with evidence carries.
+    if sample.template.startswith("temporal_years"):
+        lost = [span for span in spans if not re.search(r"\d{4}", span)]
+        # Of two dates one span each; what else stands there describes a country.
+        return f"the evidence holds fewer than two years: {lost}" if len(spans) - len(lost) < 2 else ""
+    if sample.template.startswith("temporal_order"):
+        golds = [name for gold in golds for name in gold.split(", ")]
+    if sample.template.startswith(NAMED_BY_TITLE):
         homes = [d for d in shown if any(span.document == d.id for span in sample.evidence)]
         named = " ".join(f"{d.title} {d.metadata.get('path', '')}" for d in homes).casefold()
         quoted = re.search(r'"(.+)"\?$', sample.question)

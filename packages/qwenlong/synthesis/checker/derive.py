@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from qwenlong.core.records import Document, Sample
-from qwenlong.synthesis.checker import dialogues, numerical, prose, texts
+from qwenlong.synthesis.checker import calls, dialogues, numerical, paths, prose, texts
 from qwenlong.synthesis.checker.view import View, view
 
 #: Derivations by template name without version.
@@ -43,6 +43,21 @@ DERIVATIONS: dict[str, Callable[[Sample, View], set[str]]] = {
     "prose_name": prose.gap,
     "choice_name": prose.gap,
     "next_sentence": prose.next_sentence,
+    "vague_country_field": paths.vague,
+    "vague_border_field": paths.vague,
+    "vague_path": paths.vague,
+    "temporal_extreme": paths.temporal_extreme,
+    "temporal_order": paths.temporal_order,
+    "temporal_years": paths.temporal_years,
+    "temporal_years_path": paths.temporal_years,
+    "hypothetical_border": paths.hypothetical_border,
+    "hypothetical_field": paths.hypothetical_field,
+    "causal_partner": paths.causal_partner,
+    "causal_partner_path": paths.causal_partner,
+    "causal_through": calls.causal,
+    "causal_effect": calls.causal,
+    "causal_source": calls.causal,
+    "hypothetical_call": calls.causal,
 }
 
 
