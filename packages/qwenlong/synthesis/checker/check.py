@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from qwenlong.core import templates
 from qwenlong.core.errors import DataError
@@ -22,17 +22,16 @@ __all__ = ["FILES", "Report", "check", "load"]
 T = TypeVar("T")
 #: Prompts whose tokens are counted at once, on all cores.
 BATCH = 32
-#: What is counted of a template's samples.
-COLUMNS = ("samples", "derived", "not_derivable", "faults")
 
 
 @dataclass
 class Report:
-    """Faults with the set and id of their sample, and counts by (task, template); the columns are COLUMNS."""
+    """Faults with the set and id of their sample, and counts by (task, template); the columns are `columns`."""
 
     faults: list[str] = field(default_factory=list)
     counts: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     tokens_counted: int = 0
+    columns: ClassVar[tuple[str, ...]] = ("samples", "derived", "not_derivable", "faults")
 
     @property
     def ok(self) -> bool:
@@ -66,9 +65,21 @@ class Report:
     def rows(self) -> list[dict[str, str | int]]:
         """Return the counts as a table, a row a template."""
         return [
-            {"task": task, "template": name} | {column: row[column] for column in COLUMNS}
+            {"task": task, "template": name} | {column: row[column] for column in self.columns}
             for (task, name), row in sorted(self.counts.items())
         ]
+
+    def summary(self) -> dict[str, Any]:
+        """Return totals, the table and the faults, as JSON has them."""
+        return {
+            "samples": self.checked,
+            "derived": self.derived,
+            "not_derivable": self.not_derivable,
+            "not_derivable_share": round(self.not_derivable_share, 6),
+            "tokens_counted": self.tokens_counted,
+            "templates": self.rows(),
+            "faults": self.faults,
+        }
 
     def add(self, sample: Sample, name: str, fault: str) -> None:
         """Note a fault of a sample in the set `name`."""
