@@ -19,6 +19,7 @@ from qwenlong.core import templates
 from qwenlong.core.files import digest_value
 from qwenlong.core.records import Document, Evidence, Sample
 from qwenlong.core.tokens import Tokenizer
+from qwenlong.synthesis.checker import derive
 
 LETTERS = "ABCD"
 Documents = dict[str, Document]
@@ -310,6 +311,11 @@ def mutants(
             if mutant is not None:
                 made += 1
                 yield mutant
+
+
+def mutable(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the samples whose answer the checker derives: a proposed one cannot be told from a wrong one."""
+    return [sample for sample in samples if derive.derivable(sample)]
 
 
 def _mutant(

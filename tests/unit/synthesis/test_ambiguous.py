@@ -204,3 +204,44 @@ def test_what_has_two_answers_is_neither_asked_nor_accepted(case: Case, tokenize
 
 def test_at_least_twenty_are_planted() -> None:
     assert len(CASES) >= 20 and len({case.template for case in CASES}) >= 20
+
+
+def test_a_private_function_that_is_called_too_is_a_second_answer(tokenizer: Tokenizer) -> None:
+    """The graph leaves out private names and names with capitals: they are functions all the same."""
+    home = code("b.py", "def inner_part(x):\n    return x")
+    for name in ("_hidden", "LCF_graph", "fit"):
+        caller = code("a.py", f"def outer(x):\n    return inner_part({name}(x))")
+        question, answer = "Which file defines a function that outer calls?", "b.py"
+        case = Case(
+            "called_function", [caller, home], question, answer, [code("c.py", f"def {name}(x):\n    return 2")]
+        )
+        test_what_has_two_answers_is_neither_asked_nor_accepted(case, tokenizer)
+
+
+@pytest.mark.parametrize("written", ["int. (default: 100)", "int., optional", "int", "int .", "int (default: 3)"])
+def test_a_type_has_no_full_stop(written: str, tokenizer: Tokenizer) -> None:
+    documents = [code("a.py", documented("scale", written))]
+    case = Case("parameter", documents, "What type has the parameter weight of scale?", "int", [])
+    sample, known = by_hand(asked(case, documents, tokenizer)[0], documents, tokenizer)
+    assert check({"samples": [sample]}, known, tokenizer).faults == []
+
+
+def test_parameters_of_a_function_inside_are_not_its_own(tokenizer: Tokenizer) -> None:
+    inner = documented("inner", "node").replace("\n", "\n    ")
+    documents = [code("a.py", f"def outer(depth):\n    # no word on depth\n    {inner}\n    return inner(depth)")]
+    case = Case("parameter", documents, "What type has the parameter weight of outer?", "node", [])
+    assert asked(case, documents, tokenizer) == []
+    sample, known = by_hand(
+        asked(Case("parameter", [code("a.py", documented("outer", "node"))], case.asked, "node", []),
+              [code("a.py", documented("outer", "node"))], tokenizer)[0], documents, tokenizer,
+    )  # fmt: skip
+    assert any("is wrong, the documents give none" in f for f in check({"samples": [sample]}, known, tokenizer).faults)
+
+
+def test_other_parameters_are_parameters(tokenizer: Tokenizer) -> None:
+    other = "Other Parameters\n    ----------------\n    dtype : NumPy data-type, optional"
+    text = documented("scale", "float").removesuffix('\n    """')
+    documents = [code("a.py", f'{text}\n\n    {other}\n        What for.\n    """')]
+    case = Case("parameter", documents, "What type has the parameter dtype of scale?", "NumPy data-type", [])
+    sample, known = by_hand(asked(case, documents, tokenizer)[0], documents, tokenizer)
+    assert check({"samples": [sample]}, known, tokenizer).faults == []

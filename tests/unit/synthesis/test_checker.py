@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from qwenlong.core.records import Document, Evidence, Sample
 from qwenlong.core.tokens import Tokenizer
+from qwenlong.synthesis import checker
 from qwenlong.synthesis.checker.check import check
 from qwenlong.synthesis.run import Result
 
@@ -116,3 +119,21 @@ def test_a_template_without_a_derivation_is_a_fault(result: Result, template: st
     report = check({"samples": [sample]}, documents, None)
     assert (report.not_derivable, report.derived) == (1, 0)
     assert [fault for fault in report.faults if f"template = {template!r} is unknown" in fault]
+
+
+def test_the_checker_imports_the_records_and_itself_alone() -> None:
+    """The import contract forbids what made the samples; of core, only what records are read with may stand there."""
+    allowed = tuple(f"qwenlong.core.{name}" for name in ("errors", "files", "records", "templates", "tokens"))
+    folder = Path(checker.__file__).parent
+    imported = set()
+    for node in (node for file in folder.rglob("*.py") for node in ast.walk(ast.parse(file.read_text()))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = {name for name in imported if name.startswith("qwenlong")}
+    assert ours and all(
+        name.startswith((*allowed, "qwenlong.synthesis.checker."))
+        for name in ours - {"qwenlong.core.templates", "qwenlong.synthesis.checker"}
+    ), ours

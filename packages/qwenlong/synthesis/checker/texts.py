@@ -224,11 +224,16 @@ def parameter(sample: Sample, shown: View) -> set[str]:
     answers = set()
     for document in shown.documents:
         for name, body in definitions(document) if document.metadata.get("kind") == "code" else ():
-            section = re.search(r"Parameters\n *-{3,}\n(.*?)(?:\n *[A-Z][A-Za-z ]+\n *-{3,}|\Z)", body, re.DOTALL)
-            if match and name == match.group(2) and section:
-                for found in re.finditer(rf"^ +{match.group(1)} ?: (.+)$", section.group(1), re.MULTILINE):
+            if match is None or name != match.group(2):
+                continue
+            own = re.split(r"\n +(?:async )?(?:def|class) \w", body)[0]
+            # "Other Parameters" are parameters too.
+            for part in re.findall(
+                r"(?i:parameters)\n *-{3,}\n(.*?)(?=\n *[A-Z][A-Za-z ]+\n *-{3,}|\Z)", own, re.DOTALL
+            ):
+                for found in re.finditer(rf"^ +{match.group(1)} ?: (.+)$", part, re.MULTILINE):
                     kind = re.split(r",? \(?optional|\(default|, default", found.group(1).strip())[0]
-                    answers.add(kind.strip(" ,").removesuffix(".").strip(" ,"))
+                    answers.add(kind.strip(" ,").rstrip(".").strip(" ,"))
     return answers
 
 
