@@ -17,6 +17,8 @@ from qwenlong.synthesis.pool import Pool, whole_line
 Step = tuple[str, str, str]
 #: Times that each edge may start a path, with other ends.
 PASSES = 8
+#: A comment, or a string, which may hold the sign of one.
+_COMMENT = re.compile(r"""(?P<text>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|#[^\n]*""")
 _ANY_CALL = re.compile(r"(?<![\w.])(?:nx\.)?(\w+)\(")
 
 
@@ -188,7 +190,10 @@ def called_function(pool: Pool) -> Iterator[Candidate]:
 
 
 def _one_file(function: str, candidate: Candidate, documents: Sequence[Document]) -> bool:
-    """Tell whether a function calls what one file defines, by names that the graph leaves out (private, short) too."""
+    """Tell whether a function calls what one file defines, private and short names too, which the graph leaves out.
+
+    What a comment names is not called.
+    """
     homes: dict[str, set[str]] = defaultdict(set)
     called: set[str] = set()
     for document in documents:
@@ -196,7 +201,8 @@ def _one_file(function: str, candidate: Candidate, documents: Sequence[Document]
             homes[name].add(str(document.metadata.get("path", document.title)))
         for found in parse.functions(document):
             if found.name == function:
-                called |= set(_ANY_CALL.findall(parse.code_of(found))) - {function}
+                code = _COMMENT.sub(lambda match: match["text"] or "", parse.code_of(found))
+                called |= set(_ANY_CALL.findall(code)) - {function}
     return candidate.holds(documents) and {path for name in called for path in homes[name]} == {*candidate.answers}
 
 

@@ -317,7 +317,8 @@ def parameters(document: Document, function: Function) -> list[Said]:
     """
     body_start = document.text.find(function.body)
     found: list[Said] = []
-    inner = _INNER.search(function.body)
+    # An example in a docstring defines nothing.
+    inner = _INNER.search(code_of(function))
     own = function.body[: inner.start()] if inner else function.body
     section = re.search(r"^ *Parameters\n *-{3,}\n", own, re.MULTILINE)
     if section is None:

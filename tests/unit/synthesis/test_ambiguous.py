@@ -238,6 +238,36 @@ def test_parameters_of_a_function_inside_are_not_its_own(tokenizer: Tokenizer) -
     assert any("is wrong, the documents give none" in f for f in check({"samples": [sample]}, known, tokenizer).faults)
 
 
+def test_an_example_in_a_docstring_defines_nothing(tokenizer: Tokenizer) -> None:
+    text = documented("scale", "float").replace("Do.", "Do::\n\n        def scale(x):\n            return x")
+    case = Case("parameter", [code("a.py", text)], "What type has the parameter weight of scale?", "float", [])
+    sample, known = by_hand(asked(case, [*case.clean], tokenizer)[0], [*case.clean], tokenizer)
+    assert check({"samples": [sample]}, known, tokenizer).faults == []
+
+
+def test_one_of_two_calls_is_evidence_enough(tokenizer: Tokenizer) -> None:
+    documents = [code("a.py", "def outer(x):\n    inner_part(x)\n    return inner_part(x)"), CASES[19].clean[1]]
+    case = Case("called_function", documents, CASES[19].asked, "b.py", [])
+    sample, known = by_hand(asked(case, documents, tokenizer)[0], documents, tokenizer)
+    assert check({"samples": [sample]}, known, tokenizer).faults == []
+    docstring = documents[0].model_copy(
+        update={"text": documents[0].text.replace("    inner_part", "    # inner_part")}
+    )
+    moved = sample.evidence[0].model_copy(update={"start": 20, "end": 30})
+    sample = sample.model_copy(update={"evidence": (moved, sample.evidence[1])})
+    faults = check({"samples": [sample]}, known | {"a": docstring}, None).faults
+    assert any("does not need the evidence" in fault for fault in faults)
+
+
+def test_two_cells_of_one_row_are_two_spans(tokenizer: Tokenizer) -> None:
+    table = made("finance", "acme", "| Item | 2022 | 2023 |\n|---|---|---|\n| Sales | 50 | 40 |", entity="Acme")
+    case = Case("numerical_year_max", [table], "When was the Sales of Acme highest: 2022 or 2023?", "2022", [])
+    sample, known = by_hand(asked(case, [table], tokenizer)[0], [table], tokenizer)
+    assert check({"samples": [sample]}, known, tokenizer).faults == []
+    short = sample.model_copy(update={"evidence": sample.evidence[:1]})
+    assert any("1 spans of evidence" in fault for fault in check({"samples": [short]}, known, None).faults)
+
+
 def test_other_parameters_are_parameters(tokenizer: Tokenizer) -> None:
     other = "Other Parameters\n    ----------------\n    dtype : NumPy data-type, optional"
     text = documented("scale", "float").removesuffix('\n    """')

@@ -163,9 +163,14 @@ def called_function(sample: Sample, shown: View) -> set[str]:
         for name, body in definitions(document) if document.metadata.get("kind") == "code" else ():
             homes[name].add(str(document.metadata.get("path", document.title)))
             if match and name == match.group(1):
-                code = re.sub(r'""".*?(?:"""|\Z)', "", body, flags=re.DOTALL)
-                called |= set(re.findall(r"(?<![\w.])(?:nx\.)?(\w+)\(", code)) - {name}
+                called |= set(re.findall(r"(?<![\w.])(?:nx\.)?(\w+)\(", _code(body))) - {name}
     return {path for name in called for path in homes.get(name, ())}
+
+
+def _code(body: str) -> str:
+    """Return a body without docstrings and comments; a "#" inside a string begins none."""
+    code = re.sub(r'""".*?(?:"""|\Z)', "", body, flags=re.DOTALL)
+    return re.sub(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|#[^\n]*""", lambda match: match[1] or "", code)
 
 
 @once
@@ -226,7 +231,8 @@ def parameter(sample: Sample, shown: View) -> set[str]:
         for name, body in definitions(document) if document.metadata.get("kind") == "code" else ():
             if match is None or name != match.group(2):
                 continue
-            own = re.split(r"\n +(?:async )?(?:def|class) \w", body)[0]
+            code = re.sub(r'""".*?(?:"""|\Z)', lambda text: "." * len(text.group()), body, flags=re.DOTALL)
+            own = body[: len(re.split(r"\n +(?:async )?(?:def|class) \w", code)[0])]
             # "Other Parameters" are parameters too.
             for part in re.findall(
                 r"(?i:parameters)\n *-{3,}\n(.*?)(?=\n *[A-Z][A-Za-z ]+\n *-{3,}|\Z)", own, re.DOTALL
