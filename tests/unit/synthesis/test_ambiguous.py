@@ -259,6 +259,11 @@ def test_one_of_two_calls_is_evidence_enough(tokenizer: Tokenizer) -> None:
     assert any("does not need the evidence" in fault for fault in faults)
 
 
+def test_a_comment_calls_nothing(tokenizer: Tokenizer) -> None:
+    documents = [code("a.py", "def outer(x):\n    return x  # not inner_part(x)"), CASES[19].clean[1]]
+    assert asked(Case("called_function", documents, CASES[19].asked, "b.py", []), documents, tokenizer) == []
+
+
 def test_two_cells_of_one_row_are_two_spans(tokenizer: Tokenizer) -> None:
     table = made("finance", "acme", "| Item | 2022 | 2023 |\n|---|---|---|\n| Sales | 50 | 40 |", entity="Acme")
     case = Case("numerical_year_max", [table], "When was the Sales of Acme highest: 2022 or 2023?", "2022", [])

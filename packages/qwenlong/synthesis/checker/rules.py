@@ -23,7 +23,7 @@ HOPS = {
     "changed_number": 2,
 }
 #: Templates of reading_comprehension.
-READING = ("fact", "speaker", "reply", "gap", "parameter")
+READING = ("fact", "speaker", "reply", "gap", "parameter", "prose_number", "prose_name", "next_sentence")
 #: Instructions: the answer's form, the same for every template of a task.
 _LETTER = 'Write the final answer as "Therefore, the answer is (letter)".'
 
