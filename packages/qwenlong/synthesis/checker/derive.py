@@ -43,10 +43,11 @@ DERIVATIONS: dict[str, Callable[[Sample, View], set[str]]] = {
     "prose_name": prose.gap,
     "choice_name": prose.gap,
     "next_sentence": prose.next_sentence,
-} | {
-    f"numerical_{axis}_{operation}": numerical.numerical
-    for axis in ("entity", "year", "item")
-    for operation in ("max", "min", "count", "sum", "mean", "difference")
+    **{
+        f"numerical_{axis}_{operation}": numerical.numerical
+        for axis in ("entity", "year", "item")
+        for operation in ("max", "min", "count", "sum", "mean", "difference")
+    },
 }
 #: Generators whose answers no program can compute again: what a language model proposed.
 PROPOSED = ("mase",)
