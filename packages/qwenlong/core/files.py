@@ -216,15 +216,24 @@ def read_parquet(path: str | os.PathLike[str], kind: type[RecordT]) -> list[Reco
         rows = pq.read_table(path).to_pylist()
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; check the path, or run the stage that writes it") from error
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is not a Parquet file ({error}); remove it and run its stage again") from error
+    except (pa.ArrowException, OSError) as error:
+        # Bytes that went bad inside a page come as an OSError without a file name.
+        said = " ".join(str(error).split())
+        raise DataError(f"{path} is no whole Parquet file ({said}); remove it and run its stage again") from error
     records = []
     for number, row in enumerate(rows):
         for name, field in kind.model_fields.items():
             if _arrow_type(field.annotation) is None and isinstance(row.get(name), str):
-                row[name] = json.loads(row[name])
+                row[name] = _nested(row[name], f"{path}, row {number}: {name}")
         records.append(_validated(kind, json.dumps(row), f"{path}, row {number}"))
     return records
+
+
+def _nested(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} = {text[:80]!r} is not JSON ({error.msg}); run its stage again") from error
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -41,6 +41,10 @@ class Tokenizer:
         """Return token ids of many texts, on all cores."""
         return [list(e.ids) for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
+    def count_batch(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each of many plain texts, on all cores."""
+        return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of token ids."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))

@@ -14,6 +14,7 @@ from qwenlong.synthesis.screen_commands import screen
 
 if TYPE_CHECKING:
     from qwenlong.core.config import Config
+    from qwenlong.synthesis.checker.check import Report
 
 app = typer.Typer(help="Questions whose answers are computed from the documents.", no_args_is_help=True)
 
@@ -96,6 +97,10 @@ def check(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Tokenizer folder; default: DIR/.work/tokenizer or DIR/../tokenizer.")
     ] = None,
+    max_not_derivable: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", min=0, max=1, help="Fail above this share of samples that nothing derives."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Derive every answer again from the documents' text; exit code 1 names the first faults."""
@@ -109,24 +114,31 @@ def check(
     if tokenizer is not None and found is None:
         raise DataError(f"--tokenizer {tokenizer} has no tokenizer.json; give the folder that counted the samples")
     report = verify(sets, documents, Tokenizer(found) if found else None)
-    summary = {
-        "samples": report.checked,
-        "derived": report.derived,
-        "not_derivable": report.not_derivable,
-        "tokens_counted": report.tokens_counted,
-        "faults": report.faults,
-    }
     if as_json:
-        typer.echo(json.dumps(summary, sort_keys=True, ensure_ascii=False))
+        typer.echo(json.dumps(report.summary(), sort_keys=True, ensure_ascii=False))
     else:
-        tokens = f"tokens of {report.tokens_counted} counted" if found else "tokens not counted (no --tokenizer)"
-        typer.echo(
-            f"{report.checked} samples: {report.derived} answers derived again, {report.not_derivable} not derivable, "
-            f"{tokens}, {len(report.faults)} faults"
-        )
+        _print_report(report, counted=found is not None)
     if not report.ok:
         first = "\n".join(f"  {fault}" for fault in report.faults[:SHOWN_FAULTS])
         raise DataError(f"{folder}: {len(report.faults)} faults; run synthesis again. The first:\n{first}")
+    if max_not_derivable is not None and report.not_derivable_share > max_not_derivable:
+        raise DataError(
+            f"{folder}: {report.not_derivable} of {report.checked} samples are not derivable "
+            f"({report.not_derivable_share:.2%}), above --max-not-derivable {max_not_derivable:.2%}; "
+            "leave out candidates that a model proposed, or allow more"
+        )
+
+
+def _print_report(report: Report, counted: bool) -> None:
+    typer.echo(f"{'task':<22}{'template':<28}" + "".join(f"{name.replace('_', ' '):>15}" for name in report.columns))
+    for row in report.rows():
+        cells = "".join(f"{row[name]:>15}" for name in report.columns)
+        typer.echo(f"{row['task']:<22}{row['template']:<28}{cells}")
+    tokens = f"tokens of {report.tokens_counted} counted" if counted else "tokens not counted (no --tokenizer)"
+    typer.echo(
+        f"{report.checked} samples: {report.derived} answers derived again, {report.not_derivable} not derivable "
+        f"({report.not_derivable_share:.2%}), {tokens}, {len(report.faults)} faults"
+    )
 
 
 @app.command()

@@ -176,7 +176,7 @@ def _code(document: Document, definitions: set[str]) -> Iterable[Edge]:
         path = str(document.metadata.get("path", document.title))
         span = (document.id, function.start, function.end)
         yield Edge(f"function:{function.name}", "defined in", f"file:{path}", *span)
-        code = re.sub(r'r?"""(?:.|\n)*?(?:"""|\Z)', lambda m: " " * len(m.group()), function.body)
+        code = parse.code_of(function)
         if not function.body:
             continue
         offset = document.text.find(function.body)

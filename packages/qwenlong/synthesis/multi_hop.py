@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from qwenlong.core.records import Document, Evidence
-from qwenlong.synthesis import hypothetical
+from qwenlong.synthesis import hypothetical, parse
 from qwenlong.synthesis.candidates import Candidate
 from qwenlong.synthesis.graph import NAMING_FIELDS, Edge, KnowledgeGraph
 from qwenlong.synthesis.pool import Pool, whole_line
@@ -17,6 +17,9 @@ from qwenlong.synthesis.pool import Pool, whole_line
 Step = tuple[str, str, str]
 #: Times that each edge may start a path, with other ends.
 PASSES = 8
+#: A comment, or a string, which may hold the sign of one.
+_COMMENT = re.compile(r"""(?P<text>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|#[^\n]*""")
+_ANY_CALL = re.compile(r"(?<![\w.])(?:nx\.)?(\w+)\(")
 
 
 @dataclass(frozen=True)
@@ -183,8 +186,25 @@ def called_function(pool: Pool) -> Iterator[Candidate]:
             question = f"Which file defines a function that {label(first.source)} calls?"
             candidate = _candidate(pool, Path(first.source, steps), [first, last], "called_function@1", question)
             if candidate is not None:
-                yield candidate
+                yield replace(candidate, holds=partial(_one_file, label(first.source), candidate))
                 break
+
+
+def _one_file(function: str, candidate: Candidate, documents: Sequence[Document]) -> bool:
+    """Tell whether a function calls what one file defines, private and short names too, which the graph leaves out.
+
+    What a comment names is not called.
+    """
+    homes: dict[str, set[str]] = defaultdict(set)
+    called: set[str] = set()
+    for document in documents:
+        for name in parse.defined(document):
+            homes[name].add(str(document.metadata.get("path", document.title)))
+        for found in parse.functions(document):
+            if found.name == function:
+                code = _COMMENT.sub(lambda match: match["text"] or "", parse.code_of(found))
+                called |= set(_ANY_CALL.findall(code)) - {function}
+    return candidate.holds(documents) and {path for name in called for path in homes[name]} == {*candidate.answers}
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ _SPEAKER = re.compile(
 )
 _MESSAGE = re.compile(r"^(?P<speaker>[A-Z][A-Za-z0-9 ]{0,19}): (?P<text>\S.*)$", re.MULTILINE)
 _FUNCTION = re.compile(r"^(?P<indent> *)(?:async )?def (?P<name>[A-Za-z]\w*)\(", re.MULTILINE)
+_DEFINED = re.compile(r"^(?:async )?def (\w+)\(", re.MULTILINE)
+_INNER = re.compile(r"^ +(?:async )?(?:def|class) \w", re.MULTILINE)
 _PARAMETER = re.compile(r"^(?P<indent> +)(?P<name>[A-Za-z]\w*) ?: (?P<type>[A-Za-z].*)$", re.MULTILINE)
 
 
@@ -297,16 +299,33 @@ def functions(document: Document) -> Sequence[Function]:
     return found
 
 
+@_once
+def defined(document: Document) -> frozenset[str]:
+    """Return the names of all top-level definitions of a source file, private and short ones too."""
+    return frozenset(_DEFINED.findall(document.text)) if kind(document) == "code" else frozenset()
+
+
+def code_of(function: Function) -> str:
+    """Return a function's body with its docstrings blanked, every character in its place."""
+    return re.sub(r'r?"""(?:.|\n)*?(?:"""|\Z)', lambda match: " " * len(match.group()), function.body)
+
+
 def parameters(document: Document, function: Function) -> list[Said]:
-    """Return the documented parameters of a function: `speaker` holds the name, `text` the type."""
+    """Return the documented parameters of a function: `speaker` holds the name, `text` the type.
+
+    What stands under a function inside it is that one's.
+    """
     body_start = document.text.find(function.body)
     found: list[Said] = []
-    section = re.search(r"^ *Parameters\n *-{3,}\n", function.body, re.MULTILINE)
+    # An example in a docstring defines nothing.
+    inner = _INNER.search(code_of(function))
+    own = function.body[: inner.start()] if inner else function.body
+    section = re.search(r"^ *Parameters\n *-{3,}\n", own, re.MULTILINE)
     if section is None:
         return []
     stop = re.compile(r"^ *(?:Returns|Yields|Raises|See Also|Notes|Examples)\n *-{3,}", re.MULTILINE)
-    last = stop.search(function.body, section.end())
-    part = function.body[section.end() : last.start() if last else len(function.body)]
+    last = stop.search(own, section.end())
+    part = own[section.end() : last.start() if last else len(own)]
     matches = list(_PARAMETER.finditer(part))
     for match in matches:
         if match["indent"] != matches[0]["indent"]:

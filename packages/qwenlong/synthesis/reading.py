@@ -155,6 +155,11 @@ def gap(pool: Pool) -> Iterator[Candidate]:
         )
 
 
+def _type_of(text: str) -> str:
+    """Return a parameter's type without what is said of its default, and without a full stop: "int. (default: 2)"."""
+    return _SENTENCE_END.sub("", re.split(r",? \(?optional|\(default|, default", text)[0].strip(" ,")).strip(" ,")
+
+
 def parameter(pool: Pool) -> Iterator[Candidate]:
     """The documented type of a function's parameter."""
     found = [
@@ -164,7 +169,7 @@ def parameter(pool: Pool) -> Iterator[Candidate]:
         for said in parse.parameters(document, function)
     ]
     for function, said in pool.shuffled(found, "reading", "parameter", pool.budget):
-        answer = _SENTENCE_END.sub("", re.split(r",? \(?optional|\(default|, default", said.text)[0]).strip(" ,")
+        answer = _type_of(said.text)
         if not 0 < len(answer.split()) <= MAX_WORDS:
             continue
         yield Candidate(

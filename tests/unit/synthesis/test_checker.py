@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from qwenlong.core.records import Document, Evidence, Sample
 from qwenlong.core.tokens import Tokenizer
+from qwenlong.synthesis import checker
 from qwenlong.synthesis.checker.check import check
 from qwenlong.synthesis.run import Result
 
@@ -64,7 +67,7 @@ def test_second_answer_in_a_distractor_is_seen(result: Result) -> None:
     second = home.model_copy(update={"id": "planted", "text": f"{line.split(': ')[0]}: something else entirely"})
     shown = sample.model_copy(update={"documents": (*sample.documents, "planted")})
     faults = check({"samples": [shown]}, documents | {"planted": second}, None).faults
-    assert len(faults) == 1 and "something else entirely" in faults[0]
+    assert any("is ambiguous" in fault and "something else entirely" in fault for fault in faults)
 
 
 def test_changed_text_is_seen(result: Result) -> None:
@@ -90,7 +93,47 @@ def test_leak_and_repeated_question_are_seen(result: Result) -> None:
     assert any("is heldout's and train's" in fault for fault in faults)
 
 
-def test_unknown_template_is_counted_as_not_derivable(result: Result) -> None:
+def test_what_a_model_proposed_is_counted_as_not_derivable(result: Result) -> None:
     documents = {document.id: document for document in result.documents}
-    report = check({"samples": [result.samples[0].model_copy(update={"template": "mase@1"})]}, documents, None)
-    assert (report.not_derivable, report.derived, report.faults) == (1, 0, [])
+    sample = result.samples[0]
+    proposed = sample.model_copy(update={"template": "mase_viewpoint@1"})
+    report = check({"samples": [proposed, *result.samples[1:4]]}, documents, None)
+    assert (report.not_derivable, report.derived, report.faults) == (1, 3, [])
+    assert report.not_derivable_share == 0.25
+    row = next(row for row in report.rows() if row["template"] == "mase_viewpoint@1")
+    assert row == {
+        "task": sample.task,
+        "template": "mase_viewpoint@1",
+        "samples": 1,
+        "derived": 0,
+        "not_derivable": 1,
+        "faults": 0,
+    }
+
+
+@pytest.mark.parametrize("template", ["fakt@1", "fact@2", "fact"])
+def test_a_template_without_a_derivation_is_a_fault(result: Result, template: str) -> None:
+    """Another version may have other words: it is as unknown as another name."""
+    documents = {document.id: document for document in result.documents}
+    sample = result.samples[0].model_copy(update={"template": template})
+    report = check({"samples": [sample]}, documents, None)
+    assert (report.not_derivable, report.derived) == (1, 0)
+    assert [fault for fault in report.faults if f"template = {template!r} is unknown" in fault]
+
+
+def test_the_checker_imports_the_records_and_itself_alone() -> None:
+    """The import contract forbids what made the samples; of core, only what records are read with may stand there."""
+    allowed = tuple(f"qwenlong.core.{name}" for name in ("errors", "files", "records", "templates", "tokens"))
+    folder = Path(checker.__file__).parent
+    imported = set()
+    for node in (node for file in folder.rglob("*.py") for node in ast.walk(ast.parse(file.read_text()))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = {name for name in imported if name.startswith("qwenlong")}
+    assert ours and all(
+        name.startswith((*allowed, "qwenlong.synthesis.checker."))
+        for name in ours - {"qwenlong.core.templates", "qwenlong.synthesis.checker"}
+    ), ours

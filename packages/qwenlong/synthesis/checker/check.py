@@ -2,47 +2,93 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from qwenlong.core import templates
 from qwenlong.core.errors import DataError
-from qwenlong.core.files import read_parquet
 from qwenlong.core.records import Document, Sample
 from qwenlong.core.tokens import Tokenizer
-from qwenlong.synthesis.checker import derive
+from qwenlong.synthesis.checker import derive, evidence
+from qwenlong.synthesis.checker.folder import FILES, load
+from qwenlong.synthesis.checker.rules import RULES
 from qwenlong.synthesis.checker.view import entity
 
-#: Templates whose answer is a name that the title or path of a document with evidence carries, not the span itself.
-NAMED_BY_TITLE = ("called_function", "earlier", "changed_number", "choice_country", "temporal_", "causal_partner")
-#: Files of a synthesis folder that hold samples, and the side of the split each is from.
-FILES = {"samples": "train", "memory": "train", "heldout": "heldout", "heldout_long": "heldout"}
+__all__ = ["FILES", "Report", "check", "load"]
+
+T = TypeVar("T")
+#: Prompts whose tokens are counted at once, on all cores.
+BATCH = 32
 
 
 @dataclass
 class Report:
-    """Faults by sample, and how many samples were derived, could not be, and had their tokens counted."""
+    """Faults with the set and id of their sample, and counts by (task, template); the columns are `columns`."""
 
     faults: list[str] = field(default_factory=list)
-    checked: int = 0
-    derived: int = 0
-    not_derivable: int = 0
+    counts: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     tokens_counted: int = 0
+    columns: ClassVar[tuple[str, ...]] = ("samples", "derived", "not_derivable", "faults")
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.faults
 
+    @property
+    def checked(self) -> int:
+        """Samples that were looked at."""
+        return self.total("samples")
 
-def load(folder: Path) -> tuple[dict[str, list[Sample]], dict[str, Document]]:
-    """Read a synthesis folder. Raises DataError naming a missing or broken file."""
-    sets = {name: read_parquet(folder / f"{name}.parquet", Sample) for name in FILES}
-    documents = read_parquet(folder / "documents.parquet", Document)
-    return sets, {document.id: document for document in documents}
+    @property
+    def derived(self) -> int:
+        """Samples whose answer was derived again, rightly or not."""
+        return self.total("derived")
+
+    @property
+    def not_derivable(self) -> int:
+        """Samples whose answer no derivation gives: a language model proposed them, or the template is unknown."""
+        return self.total("not_derivable")
+
+    @property
+    def not_derivable_share(self) -> float:
+        """Share of the samples that are not derivable."""
+        return self.not_derivable / self.checked if self.checked else 0.0
+
+    def total(self, column: str) -> int:
+        """Return the sum of a column."""
+        return sum(row[column] for row in self.counts.values())
+
+    def rows(self) -> list[dict[str, str | int]]:
+        """Return the counts as a table, a row a template."""
+        return [
+            {"task": task, "template": name} | {column: row[column] for column in self.columns}
+            for (task, name), row in sorted(self.counts.items())
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """Return totals, the table and the faults, as JSON has them."""
+        return {
+            "samples": self.checked,
+            "derived": self.derived,
+            "not_derivable": self.not_derivable,
+            "not_derivable_share": round(self.not_derivable_share, 6),
+            "tokens_counted": self.tokens_counted,
+            "templates": self.rows(),
+            "faults": self.faults,
+        }
+
+    def add(self, sample: Sample, name: str, fault: str) -> None:
+        """Note a fault of a sample in the set `name`."""
+        self.faults.append(f"{name}: {sample.id}: {fault}")
+        self.row(sample)["faults"] += 1
+
+    def row(self, sample: Sample) -> Counter[str]:
+        """Return the counts of a sample's template."""
+        return self.counts.setdefault((sample.task, sample.template), Counter())
 
 
 def check(
@@ -51,139 +97,81 @@ def check(
     """Verify samples: answers, evidence, uniqueness, token counts (with a tokenizer), and that the splits are apart."""
     report = Report()
     seen: dict[str, str] = {}
-    for name, samples in sets.items():
-        for sample in samples:
-            where = f"{name}: {sample.id}"
-            report.checked += 1
-            if sample.id in seen:
-                report.faults.append(f"{where}: the id stands in {seen[sample.id]} too")
-            seen[sample.id] = name
-            for fault in _sample_faults(sample, documents, tokenizer, report):
-                report.faults.append(f"{where}: {fault}")
-    report.faults += _question_faults(sets)
-    report.faults += _split_faults(sets, documents)
+    questions: dict[str, str] = {}
+    whole: list[tuple[str, Sample]] = []
+    for name, sample in ((name, sample) for name, samples in sets.items() for sample in samples):
+        report.row(sample)["samples"] += 1
+        if sample.id in seen:
+            report.add(sample, name, f"the id stands in {seen[sample.id]} too")
+        seen[sample.id] = name
+        asked = " ".join(templates.full_question(sample).casefold().split())
+        if asked in questions:
+            report.add(sample, name, f"the question stands in {questions[asked]} too")
+        questions[asked] = name
+        try:
+            shown = templates.select_documents(sample, documents)
+        except DataError as error:
+            report.add(sample, name, str(error))
+            continue
+        whole.append((name, sample))
+        for fault in _sample_faults(sample, shown, report):
+            report.add(sample, name, fault)
+    _splits(sets, documents, report)
+    if tokenizer is not None:
+        _count_tokens(whole, documents, tokenizer, report)
     return report
 
 
-def _sample_faults(
-    sample: Sample, documents: Mapping[str, Document], tokenizer: Tokenizer | None, report: Report
-) -> list[str]:
-    try:
-        shown = templates.select_documents(sample, documents)
-    except DataError as error:
-        return [str(error)]
-    faults = [fault for rule in _RULES if (fault := rule(sample, shown))]
+def _sample_faults(sample: Sample, shown: Sequence[Document], report: Report) -> Iterator[str]:
+    broken = [fault for rule in RULES if (fault := rule(sample, shown))]
+    yield from broken
     derived = derive.answers(sample, shown)
     if derived is None:
-        report.not_derivable += 1
-    else:
-        report.derived += 1
-        if derived != set(sample.answers):
-            faults.append(f"gold answer {list(sample.answers)}, the documents give {sorted(derived) or 'none'}")
-    if tokenizer is not None:
-        report.tokens_counted += 1
-        counted = tokenizer.count_chat(templates.messages(sample, documents, tokenizer))
-        if counted != sample.n_tokens or sample.tokenizer != tokenizer.digest:
-            faults.append(
-                f"n_tokens = {sample.n_tokens} (tokenizer {sample.tokenizer}), counted {counted} ({tokenizer.digest})"
-            )
-    return faults
+        report.row(sample)["not_derivable"] += 1
+        return
+    report.row(sample)["derived"] += 1
+    if derived != set(sample.answers) or len(derived) != len(sample.answers):
+        verdict = "is ambiguous" if len(derived) > 1 else "is wrong"
+        yield f"gold answer {list(sample.answers)} {verdict}, the documents give {sorted(derived) or 'none'}"
+    elif not broken:
+        yield from evidence.faults(sample, shown)
+        if (counted := derive.needles(sample, shown)) != sample.n_needles:
+            yield f"n_needles = {sample.n_needles}, the documents have {counted}"
 
 
-def _evidence_bounds(sample: Sample, shown: Sequence[Document]) -> str:
-    texts = {document.id: document.text for document in shown}
-    if not sample.evidence:
-        return "no evidence"
-    for span in sample.evidence:
-        if span.document not in texts:
-            return f"evidence lies in {span.document!r}, which the sample does not show"
-        if span.end > len(texts[span.document]) or not texts[span.document][span.start : span.end].strip():
-            return f"evidence [{span.start}, {span.end}) of {span.document!r} is out of bounds or empty"
-    return ""
+def _batches(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (values[start : start + BATCH] for start in range(0, len(values), BATCH))
 
 
-def _evidence_holds_answer(sample: Sample, shown: Sequence[Document]) -> str:
-    texts = {document.id: document.text for document in shown}
-    spans = [texts.get(span.document, "")[span.start : span.end] for span in sample.evidence]
-    joined = " ".join(" ".join(spans).split()).casefold()
-    if sample.task == "corpus_numerical":
-        missing = [span for span in spans if not any(character.isdigit() for character in span)]
-        return f"an evidence span holds no number: {missing[0]!r}" if missing else ""
-    if sample.task == "multiple_choice":
-        golds = [sample.choices["ABCDEFGHIJ".index(letter)] for letter in sample.answers if _is_option(letter, sample)]
-    else:
-        golds = [gold.removeprefix(sample.answer_prefix).strip() for gold in sample.answers]
-    if sample.template.startswith("temporal_years"):
-        lost = [span for span in spans if not re.search(r"\d{4}", span)]
-        # Of two dates one span each; what else stands there describes a country.
-        return f"the evidence holds fewer than two years: {lost}" if len(spans) - len(lost) < 2 else ""
-    if sample.template.startswith("temporal_order"):
-        golds = [name for gold in golds for name in gold.split(", ")]
-    if sample.template.startswith(NAMED_BY_TITLE):
-        homes = [d for d in shown if any(span.document == d.id for span in sample.evidence)]
-        named = " ".join(f"{d.title} {d.metadata.get('path', '')}" for d in homes).casefold()
-        quoted = re.search(r'"(.+)"\?$', sample.question)
-        if sample.template.startswith("choice_country") and quoted and quoted[1].casefold() not in joined:
-            return f"the evidence does not hold the value {quoted[1]!r}"
-        joined += named
-    lost = [gold for gold in golds if " ".join(gold.split()).casefold() not in joined]
-    return f"the evidence does not hold the answer {lost[0]!r}" if lost else ""
+def _count_tokens(
+    samples: Sequence[tuple[str, Sample]], documents: Mapping[str, Document], tokenizer: Tokenizer, report: Report
+) -> None:
+    """Count prompts and documents again."""
+    used = {key: documents[key] for _, sample in samples for key in sample.documents}
+    wrong = {}
+    for keys in _batches(list(used)):
+        for key, counted in zip(keys, tokenizer.count_batch([used[key].text for key in keys]), strict=True):
+            if counted != used[key].n_tokens:
+                wrong[key] = f"document {key!r} has n_tokens = {used[key].n_tokens}, counted {counted}"
+    for batch in _batches(samples):
+        prompts = [tokenizer.render_chat(templates.messages(sample, documents, tokenizer)) for _, sample in batch]
+        for (name, sample), counted in zip(batch, tokenizer.count_batch(prompts), strict=True):
+            report.tokens_counted += 1
+            if (counted, tokenizer.digest) != (sample.n_tokens, sample.tokenizer):
+                claimed = f"n_tokens = {sample.n_tokens} (tokenizer {sample.tokenizer})"
+                report.add(sample, name, f"{claimed}, counted {counted} ({tokenizer.digest})")
+            for key in sample.documents:
+                if key in wrong:
+                    report.add(sample, name, wrong[key])
 
 
-def _is_option(letter: str, sample: Sample) -> bool:
-    return len(letter) == 1 and letter in "ABCDEFGHIJ"[: len(sample.choices)]
-
-
-def _options(sample: Sample, _: Sequence[Document]) -> str:
-    if sample.task != "multiple_choice":
-        return "choices belong to multiple_choice only" if sample.choices else ""
-    if len(sample.choices) != 4 or len({c.casefold() for c in sample.choices}) != 4:
-        return f"choices = {list(sample.choices)} are not four different options"
-    return "" if len(sample.answers) == 1 and _is_option(sample.answers[0], sample) else f"answers = {sample.answers}"
-
-
-def _shape(sample: Sample, _: Sequence[Document]) -> str:
-    if len(set(sample.documents)) != len(sample.documents):
-        return "shows a document twice"
-    places = len({span.document for span in sample.evidence})
-    if sample.task == "doc_multi_hop" and (sample.n_hops < 2 or places < 2):
-        return f"n_hops = {sample.n_hops} over {places} documents"
-    if sample.task == "dialogue_memory" and not all(gold.startswith(sample.answer_prefix) for gold in sample.answers):
-        return f"the answer does not start with its prefix {sample.answer_prefix!r}"
-    return "" if sample.reasoning_chain else "no reasoning chain"
-
-
-_RULES: tuple[Callable[[Sample, Sequence[Document]], str], ...] = (
-    _evidence_bounds,
-    _evidence_holds_answer,
-    _options,
-    _shape,
-)
-
-
-def _question_faults(sets: Mapping[str, Sequence[Sample]]) -> list[str]:
-    """Questions that stand there twice, on either side."""
-    faults = []
-    seen: dict[str, str] = {}
-    for name, samples in sets.items():
-        for sample in samples:
-            key = " ".join(templates.full_question(sample).casefold().split())
-            if key in seen:
-                faults.append(f"{name}: {sample.id}: the question stands in {seen[key]} too")
-            seen[key] = name
-    return faults
-
-
-def _split_faults(sets: Mapping[str, Sequence[Sample]], documents: Mapping[str, Document]) -> list[str]:
-    """Documents, or sections of the same entity, on both sides."""
-    sides: dict[str, dict[tuple[str, str], str]] = {}
-    for name, samples in sets.items():
-        for sample in samples:
-            for document in (documents[key] for key in sample.documents if key in documents):
-                place = (document.source, entity(document))
-                sides.setdefault(FILES.get(name, name), {})[place] = f"{name}: {sample.id}"
-    return [
-        f"{sides[one][place]}: {place[1]!r} of {place[0]} is {one}'s and {other}'s ({sides[other][place]})"
-        for one, other in combinations(sorted(sides), 2)
-        for place in sorted(sides[one].keys() & sides[other].keys())
-    ]
+def _splits(sets: Mapping[str, Sequence[Sample]], documents: Mapping[str, Document], report: Report) -> None:
+    """Note documents, or sections of the same entity, on both sides."""
+    sides: dict[str, dict[tuple[str, str], tuple[str, Sample]]] = {}
+    for name, sample in ((name, sample) for name, samples in sets.items() for sample in samples):
+        for document in (documents[key] for key in sample.documents if key in documents):
+            sides.setdefault(FILES.get(name, name), {})[document.source, entity(document)] = (name, sample)
+    for one, other in combinations(sorted(sides), 2):
+        for place in sorted(sides[one].keys() & sides[other].keys()):
+            (name, sample), (second, also) = sides[one][place], sides[other][place]
+            report.add(sample, name, f"{place[1]!r} of {place[0]} is {one}'s and {other}'s ({second}: {also.id})")

@@ -19,11 +19,11 @@ DERIVATIONS: dict[str, Callable[[Sample, View], set[str]]] = {
     "reply": texts.reply,
     "gap": texts.gap,
     "parameter": texts.parameter,
-    "nth_message": dialogues.nth_message,
-    "last_message": dialogues.last_message,
-    "neighbour_message": dialogues.neighbour_message,
-    "mentioning_message": dialogues.mentioning_message,
-    "numbered_message": dialogues.numbered_message,
+    "nth_message": dialogues.message,
+    "last_message": dialogues.message,
+    "neighbour_message": dialogues.message,
+    "mentioning_message": dialogues.message,
+    "numbered_message": dialogues.message,
     "country_field": texts.country_field,
     "border_field": texts.border_field,
     "country_border_field": texts.country_border_field,
@@ -58,18 +58,43 @@ DERIVATIONS: dict[str, Callable[[Sample, View], set[str]]] = {
     "causal_effect": calls.causal,
     "causal_source": calls.causal,
     "hypothetical_call": calls.causal,
+    **{
+        f"numerical_{axis}_{operation}": numerical.numerical
+        for axis in ("entity", "year", "item")
+        for operation in ("max", "min", "count", "sum", "mean", "difference")
+    },
 }
+#: Generators whose answers no program can compute again: what a language model proposed.
+PROPOSED = ("mase",)
+
+
+def derivable(sample: Sample) -> bool:
+    """Tell whether a derivation knows the template; another version may have other words."""
+    name, _, version = sample.template.partition("@")
+    return name in DERIVATIONS and version == "1"
+
+
+def proposed(sample: Sample) -> bool:
+    """Tell whether a language model proposed the question, so that no derivation can be asked for."""
+    return not derivable(sample) and sample.template.startswith(tuple(f"{name}_" for name in PROPOSED))
 
 
 def answers(sample: Sample, documents: Sequence[Document]) -> set[str] | None:
-    """Return every answer that the documents allow; None when no derivation knows the template."""
-    name = sample.template.partition("@")[0]
-    shown = view(documents)
-    if name.startswith("numerical_"):
-        return numerical.numerical(sample, shown)
-    if name not in DERIVATIONS:
+    """Return every answer that the documents allow; None when no derivation knows the template.
+
+    Of multiple choice these are letters, and beside them what the documents answer that is no option.
+    """
+    if not derivable(sample):
         return None
-    found = DERIVATIONS[name](sample, shown)
+    found = DERIVATIONS[sample.template.partition("@")[0]](sample, view(documents))
     if sample.task != "multiple_choice":
         return found
-    return {letter for letter, option in zip("ABCDEFGHIJ", sample.choices, strict=False) if option in found}
+    letters = {letter for letter, option in zip("ABCDEFGHIJ", sample.choices, strict=False) if option in found}
+    return letters | (found - set(sample.choices))
+
+
+def needles(sample: Sample, documents: Sequence[Document]) -> int:
+    """Return the messages that answer the question's description; 0 for other tasks."""
+    if sample.template.partition("@")[0] not in dialogues.FORMS:
+        return 0
+    return dialogues.needles(sample, view(documents))

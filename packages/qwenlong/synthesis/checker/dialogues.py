@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from qwenlong.core.records import Sample
 from qwenlong.synthesis.checker.texts import ORDINALS, messages
@@ -14,67 +15,88 @@ _FROM_THE_END = {"last": -1, "second-to-last": -2, "third-to-last": -3}
 Said = list[tuple[str, str]]
 
 
-def _answers(sample: Sample, shown: View, pattern: str, find: Callable[[re.Match[str], Said], list[str]]) -> set[str]:
-    """Return what `find` gives in every conversation of the title, with the prefix that the instruction asks for."""
-    match = re.fullmatch(pattern, sample.question)
-    if match is None or not sample.answer_prefix or sample.answer_prefix not in sample.instruction:
+@dataclass(frozen=True)
+class Form:
+    """Words of a question, the messages that it describes (its needles), and which of them it asks for."""
+
+    pattern: str
+    needles: Callable[[re.Match[str], Said], list[str]]
+    chosen: Callable[[re.Match[str], list[str]], list[str]]
+
+
+def _of_speaker(match: re.Match[str], said: Said) -> list[str]:
+    return [text for name, text in said if name == match["name"]]
+
+
+def _all(_: re.Match[str], said: Said) -> list[str]:
+    return [text for _, text in said]
+
+
+def _holding(match: re.Match[str], said: Said) -> list[str]:
+    return [text for _, text in said if match["word"] in re.split(r"\W+", text.lower())]
+
+
+def _counted(match: re.Match[str], needles: list[str]) -> list[str]:
+    place = int(match["place"]) if match["place"].isdecimal() else ORDINALS.get(match["place"], 0)
+    return needles[place - 1 : place] if place > 0 else []
+
+
+def _from_the_end(match: re.Match[str], needles: list[str]) -> list[str]:
+    place = _FROM_THE_END.get(match["place"], 0)
+    return [needles[place]] if place and len(needles) >= -place else []
+
+
+def _beside(match: re.Match[str], needles: list[str]) -> list[str]:
+    step = 1 if match["side"] == "after" else -1
+    places = [n + step for n, text in enumerate(needles) if text == match["quoted"]]
+    return [needles[n] for n in places if 0 <= n < len(needles)]
+
+
+#: Forms by template name without version.
+FORMS = {
+    "nth_message": Form(
+        r'Reproduce the (?P<place>[a-z]+) message of (?P<name>.+?) in "(?P<title>.+)"\.', _of_speaker, _counted
+    ),
+    "last_message": Form(
+        r'Reproduce the (?P<place>[a-z-]+) message of (?P<name>.+?) in "(?P<title>.+)"\.', _of_speaker, _from_the_end
+    ),
+    "neighbour_message": Form(
+        r'Reproduce the message that comes right (?P<side>after|before) "(?P<quoted>.+)" in "(?P<title>[^"]+)"\.',
+        _all,
+        _beside,
+    ),
+    "mentioning_message": Form(
+        r'Reproduce the (?P<place>[a-z]+) message in "(?P<title>.+)" that mentions the word "(?P<word>\w+)"\.',
+        _holding,
+        _counted,
+    ),
+    "numbered_message": Form(r'Reproduce the message number (?P<place>\d+) in "(?P<title>.+)"\.', _all, _counted),
+}
+
+
+def _asked(sample: Sample, shown: View) -> tuple[Form, re.Match[str], list[Said]] | None:
+    """Return the question's form and the conversations of its title."""
+    form = FORMS[sample.template.partition("@")[0]]
+    match = re.fullmatch(form.pattern, sample.question)
+    if match is None:
+        return None
+    return form, match, [messages(d) for d in shown.documents if d.title == match["title"]]
+
+
+def message(sample: Sample, shown: View) -> set[str]:
+    """The message that a question describes, after the prefix that the instruction asks for.
+
+    Two conversations of one title make two answers, or none when both give the same.
+    """
+    asked = _asked(sample, shown)
+    if asked is None or not sample.answer_prefix or f" {sample.answer_prefix} (" not in sample.instruction:
         return set()
-    conversations = [messages(d) for d in shown.documents if d.title == match["title"]]
-    return {f"{sample.answer_prefix} {text}" for said in conversations for text in find(match, said)}
+    form, match, conversations = asked
+    texts = {text for said in conversations for text in form.chosen(match, form.needles(match, said))}
+    return {f"{sample.answer_prefix} {text}" for text in texts} if len(conversations) == 1 or len(texts) > 1 else set()
 
 
-def _at(said: list[str], place: int) -> list[str]:
-    return [said[place]] if -len(said) <= place < len(said) else []
-
-
-def nth_message(sample: Sample, shown: View) -> set[str]:
-    """The message at a place among a speaker's."""
-    return _answers(
-        sample,
-        shown,
-        r'Reproduce the (?P<place>\w+) message of (?P<name>.+?) in "(?P<title>.+)"\.',
-        lambda m, said: _at([text for name, text in said if name == m["name"]], ORDINALS.get(m["place"], 10**9) - 1),
-    )
-
-
-def last_message(sample: Sample, shown: View) -> set[str]:
-    """The message at a place from the end among a speaker's."""
-    return _answers(
-        sample,
-        shown,
-        r'Reproduce the (?P<place>[\w-]+) message of (?P<name>.+?) in "(?P<title>.+)"\.',
-        lambda m, said: _at([text for name, text in said if name == m["name"]], _FROM_THE_END.get(m["place"], 10**9)),
-    )
-
-
-def neighbour_message(sample: Sample, shown: View) -> set[str]:
-    """The messages beside any that reads as quoted."""
-    pattern = r'Reproduce the message that comes right (?P<side>after|before) "(?P<quoted>.+)" in "(?P<title>[^"]+)"\.'
-
-    def beside(match: re.Match[str], said: Said) -> list[str]:
-        step = 1 if match["side"] == "after" else -1
-        places = [n + step for n, (_, text) in enumerate(said) if text == match["quoted"]]
-        return [said[n][1] for n in places if 0 <= n < len(said)]
-
-    return _answers(sample, shown, pattern, beside)
-
-
-def mentioning_message(sample: Sample, shown: View) -> set[str]:
-    """The message at a place among those that hold a word."""
-    pattern = r'Reproduce the (?P<place>\w+) message in "(?P<title>.+)" that mentions the word "(?P<word>\w+)"\.'
-
-    def found(match: re.Match[str], said: Said) -> list[str]:
-        holding = [text for _, text in said if match["word"] in re.split(r"\W+", text.lower())]
-        return _at(holding, ORDINALS.get(match["place"], 10**9) - 1)
-
-    return _answers(sample, shown, pattern, found)
-
-
-def numbered_message(sample: Sample, shown: View) -> set[str]:
-    """The message at a place among all."""
-    return _answers(
-        sample,
-        shown,
-        r'Reproduce the message number (?P<place>\d+) in "(?P<title>.+)"\.',
-        lambda m, said: _at([text for _, text in said], int(m["place"]) - 1),
-    )
+def needles(sample: Sample, shown: View) -> int:
+    """Count the messages that the question describes: the one that it asks for and those beside which it stands."""
+    asked = _asked(sample, shown)
+    return sum(len(asked[0].needles(asked[1], said)) for said in asked[2]) if asked else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from qwenlong.core.records import Sample
-from qwenlong.synthesis.checker.view import View
+from qwenlong.synthesis.checker.view import View, collapsed
 
 #: Longest filling of a gap that is looked at, in characters.
 _LONGEST = 80
@@ -18,7 +18,7 @@ def gap(sample: Sample, shown: View) -> set[str]:
         return set()
     before, after = (part.strip() for part in match[1].split("____"))
     pattern = re.compile(rf"{re.escape(before)} (\S.{{0,{_LONGEST}}}?)\s?{re.escape(after)}")
-    return {found[1] for d in shown.documents for found in pattern.finditer(" ".join(d.text.split()))}
+    return {found[1] for d in shown.documents for found in pattern.finditer(collapsed(d))}
 
 
 def next_sentence(sample: Sample, shown: View) -> set[str]:
@@ -26,6 +26,8 @@ def next_sentence(sample: Sample, shown: View) -> set[str]:
     match = re.fullmatch(r'Which sentence comes right after "(.+)"\?', sample.question, re.DOTALL)
     found = set()
     for document in shown.documents if match else ():
+        if match and match[1] not in collapsed(document):
+            continue
         for paragraph in re.split(r"\n\s*\n", document.text):
             text = " ".join(paragraph.split())
             for place in re.finditer(re.escape(match[1]), text) if match else ():

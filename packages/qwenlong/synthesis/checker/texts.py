@@ -5,10 +5,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 
 from qwenlong.core.records import Document, Sample
-from qwenlong.synthesis.checker.view import View, entity
+from qwenlong.synthesis.checker.view import View, collapsed, entity, once
 
 #: Numbers by the words that questions use.
 ORDINALS = {
@@ -42,7 +41,8 @@ def country(sample: Sample, shown: View) -> set[str]:
 def common_neighbour(sample: Sample, shown: View) -> set[str]:
     """The country that has borders of these lengths with both."""
     answers = set()
-    for (one, neighbour, length), (two, other, second) in itertools.product(shown.borders, repeat=2):
+    spoken = [border for border in shown.borders if f"a {border[2]} border with {border[0]}" in sample.question]
+    for (one, neighbour, length), (two, other, second) in itertools.product(spoken, repeat=2):
         asked = f"Which country has a {length} border with {one} and a {second} border with {two}?"
         if neighbour == other and one != two and sample.question == asked:
             answers.add(neighbour)
@@ -51,17 +51,21 @@ def common_neighbour(sample: Sample, shown: View) -> set[str]:
 
 def country_field(sample: Sample, shown: View) -> set[str]:
     """Two fields of one country."""
-    answers = set()
-    for (one, label, value), (two, last, end) in itertools.product(shown.facts, repeat=2):
-        if one == two and sample.question == f"What is the {last} of the country whose {label} is {value}?":
-            answers.add(end)
-    return answers
+    starts = [
+        fact for fact in shown.facts if sample.question.endswith(f" of the country whose {fact[1]} is {fact[2]}?")
+    ]
+    return {
+        end
+        for (one, label, value), (two, last, end) in itertools.product(starts, shown.facts)
+        if one == two and sample.question == f"What is the {last} of the country whose {label} is {value}?"
+    }
 
 
 def border_field(sample: Sample, shown: View) -> set[str]:
     """A neighbour's field."""
     answers = set()
-    for (owner, neighbour, length), (two, last, end) in itertools.product(shown.borders, shown.facts):
+    starts = [b for b in shown.borders if sample.question.endswith(f" that has a {b[2]} border with {b[0]}?")]
+    for (owner, neighbour, length), (two, last, end) in itertools.product(starts, shown.facts):
         asked = f"What is the {last} of the country that has a {length} border with {owner}?"
         if neighbour == two and asked == sample.question:
             answers.add(end)
@@ -71,7 +75,8 @@ def border_field(sample: Sample, shown: View) -> set[str]:
 def country_border_field(sample: Sample, shown: View) -> set[str]:
     """A neighbour's field, the country given by a field of its own."""
     answers = set()
-    for (owner, neighbour, length), (one, label, value) in itertools.product(shown.borders, shown.facts):
+    starts = [fact for fact in shown.facts if sample.question.endswith(f" whose {fact[1]} is {fact[2]}?")]
+    for (owner, neighbour, length), (one, label, value) in itertools.product(shown.borders, starts):
         tail = f"of the country that has a {length} border with the country whose {label} is {value}?"
         if one != owner or not sample.question.endswith(tail):
             continue
@@ -84,19 +89,34 @@ def country_border_field(sample: Sample, shown: View) -> set[str]:
 
 
 def earlier(sample: Sample, shown: View) -> set[str]:
-    """The earlier of two dates."""
+    """The earlier of two dates; each stands there once and holds one year."""
+    dates: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for owner, label, value in shown.facts:
+        if sample.question.startswith(f"Which has the earlier {label}: "):
+            dates[label][owner].append(value)
     answers = set()
-    for (one, label, first), (two, other, second) in itertools.product(shown.facts, repeat=2):
-        if label == other and sample.question == f"Which has the earlier {label}: {one} or {two}?":
-            years = [re.findall(r"\b(1[5-9]\d\d|20\d\d)\b", text) for text in (first, second)]
-            if all(len(set(found)) == 1 for found in years) and years[0][0] != years[1][0]:
-                answers.add(one if int(years[0][0]) < int(years[1][0]) else two)
+    for label, owners in dates.items():
+        for one, two in itertools.permutations(owners, 2):
+            if sample.question != f"Which has the earlier {label}: {one} or {two}?":
+                continue
+            years = [
+                [set(re.findall(r"\b(1[5-9]\d\d|20\d\d)\b", text)) for text in owners[name]] for name in (one, two)
+            ]
+            found = {
+                one if min(first) < min(second) else two
+                for first, second in itertools.product(*years)
+                if len(first) == len(second) == 1 and first != second
+            }
+            if len(found) > 1 or all(len(values) == 1 for values in years):
+                answers |= found
     return answers
 
 
-def verses(document: Document) -> Iterator[tuple[str, str]]:
-    """Yield (speaker, line) of a play: a name stands alone after an empty line and ends in a full stop."""
+@once
+def verses(document: Document) -> list[tuple[str, str]]:
+    """Return (speaker, line) of a play: a name stands alone after an empty line and ends in a full stop."""
     speaker = ""
+    found = []
     lines = document.text.split("\n")
     for number, line in enumerate(lines):
         words = line[:-1].split()
@@ -107,7 +127,8 @@ def verses(document: Document) -> Iterator[tuple[str, str]]:
         elif not line:
             speaker = ""
         elif speaker and not re.search(r"[\[\]_{}]", line):
-            yield speaker, line.strip()
+            found.append((speaker, line.strip()))
+    return found
 
 
 def speaker(sample: Sample, shown: View) -> set[str]:
@@ -136,18 +157,23 @@ def speaker_line(sample: Sample, shown: View) -> set[str]:
 def called_function(sample: Sample, shown: View) -> set[str]:
     """Files that define a function which the named one calls."""
     match = re.fullmatch(r"Which file defines a function that (\w+) calls\?", sample.question)
-    code = [d for d in shown.documents if d.metadata.get("kind") == "code"]
     homes = defaultdict(set)
-    bodies: list[str] = []
-    for document in code:
-        for name, body in definitions(document):
+    called: set[str] = set()
+    for document in shown.documents:
+        for name, body in definitions(document) if document.metadata.get("kind") == "code" else ():
             homes[name].add(str(document.metadata.get("path", document.title)))
             if match and name == match.group(1):
-                bodies.append(re.sub(r'""".*?(?:"""|\Z)', "", body, flags=re.DOTALL))
-    called = {name for body in bodies for name in homes if re.search(rf"(?<![\w.])(?:nx\.)?{name}\(", body)}
-    return {path for name in called if match and name != match.group(1) for path in homes[name]}
+                called |= set(re.findall(r"(?<![\w.])(?:nx\.)?(\w+)\(", _code(body))) - {name}
+    return {path for name in called for path in homes.get(name, ())}
 
 
+def _code(body: str) -> str:
+    """Return a body without docstrings and comments; a "#" inside a string begins none."""
+    code = re.sub(r'""".*?(?:"""|\Z)', "", body, flags=re.DOTALL)
+    return re.sub(r"""("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|#[^\n]*""", lambda match: match[1] or "", code)
+
+
+@once
 def definitions(document: Document) -> list[tuple[str, str]]:
     """Return (name, text) of the top-level functions of a source file."""
     found: list[tuple[str, str]] = []
@@ -162,6 +188,7 @@ def definitions(document: Document) -> list[tuple[str, str]]:
     return [(name, body) for name, body in found if name]
 
 
+@once
 def messages(document: Document) -> list[tuple[str, str]]:
     """Return (speaker, message) of a dialogue."""
     found = [line.partition(": ") for line in document.text.split("\n")]
@@ -188,7 +215,9 @@ def gap(sample: Sample, shown: View) -> set[str]:
     before, _, after = shown_text.partition("____")
     answers = set()
     for document in shown.documents:
-        text = " ".join(document.text.split())
+        text = collapsed(document)
+        if before.strip() not in text:
+            continue
         pattern = rf"{re.escape(before.strip())}\s*(``[^`]+``|`[^`]+`|\*[^*]+\*)\s*{re.escape(after.strip())}"
         answers |= {match.group(1).strip("`*") for match in re.finditer(pattern, text)}
     return answers
@@ -200,11 +229,17 @@ def parameter(sample: Sample, shown: View) -> set[str]:
     answers = set()
     for document in shown.documents:
         for name, body in definitions(document) if document.metadata.get("kind") == "code" else ():
-            section = re.search(r"Parameters\n *-{3,}\n(.*?)(?:\n *[A-Z][A-Za-z ]+\n *-{3,}|\Z)", body, re.DOTALL)
-            if match and name == match.group(2) and section:
-                for found in re.finditer(rf"^ +{match.group(1)} ?: (.+)$", section.group(1), re.MULTILINE):
+            if match is None or name != match.group(2):
+                continue
+            code = re.sub(r'""".*?(?:"""|\Z)', lambda text: "." * len(text.group()), body, flags=re.DOTALL)
+            own = body[: len(re.split(r"\n +(?:async )?(?:def|class) \w", code)[0])]
+            # "Other Parameters" are parameters too.
+            for part in re.findall(
+                r"(?i:parameters)\n *-{3,}\n(.*?)(?=\n *[A-Z][A-Za-z ]+\n *-{3,}|\Z)", own, re.DOTALL
+            ):
+                for found in re.finditer(rf"^ +{match.group(1)} ?: (.+)$", part, re.MULTILINE):
                     kind = re.split(r",? \(?optional|\(default|, default", found.group(1).strip())[0]
-                    answers.add(kind.strip(" ,").removesuffix(".").strip(" ,"))
+                    answers.add(kind.strip(" ,").rstrip(".").strip(" ,"))
     return answers
 
 

@@ -1,16 +1,40 @@
-"""What the documents of one sample say, read with parsing of the checker's own."""
+"""What the documents of one sample say, read with parsing of the checker's own, each document once."""
 
 from __future__ import annotations
 
 import re
+import weakref
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cached_property, wraps
+from typing import TypeVar
 
 from qwenlong.core.records import Document
 
+T = TypeVar("T")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def once(read: Callable[[Document], T]) -> Callable[[Document], T]:
+    """Return `read` with a memory of what it gave for each document that is still alive, told apart by identity.
+
+    A document stands in many samples; two documents of one id (one of them tampered with) are two.
+    """
+    kept: dict[int, tuple[weakref.ref[Document], T]] = {}
+
+    @wraps(read)
+    def cached(document: Document) -> T:
+        key = id(document)
+        found = kept.get(key)
+        if found is not None and found[0]() is document:
+            return found[1]
+        result = read(document)
+        kept[key] = (weakref.ref(document, lambda _: kept.pop(key, None)), result)
+        return result
+
+    return cached
 
 
 @dataclass
@@ -22,7 +46,7 @@ class View:
     numbers: dict[tuple[str, str, str], list[tuple[Decimal, str]]] = field(default_factory=lambda: defaultdict(list))
     borders: list[tuple[str, str, str]] = field(default_factory=list)
 
-    @property
+    @cached_property
     def entities(self) -> set[str]:
         """Names of what the documents are about."""
         return {entity for entity, _, _ in self.facts} | {entity for entity, _, _ in self.numbers}
@@ -37,15 +61,32 @@ def entity(document: Document) -> str:
 def view(documents: Sequence[Document]) -> View:
     """Read the documents."""
     result = View(documents)
-    for document in documents:
-        name = entity(document)
-        if document.metadata.get("kind") == "factbook":
-            for line in document.text.split("\n"):
-                label, colon, value = line.partition(": ")
-                if colon and value.strip() and not line.startswith("#") and "note" not in label.split(" - "):
-                    _read_field(result, name, label, value.strip())
-        _read_tables(result, name, document.text)
+    for part in map(_read, documents):
+        result.facts += part.facts
+        result.borders += part.borders
+        for key, values in part.numbers.items():
+            result.numbers[key] += values
     return result
+
+
+@once
+def _read(document: Document) -> View:
+    # The part must not hold its document: what is remembered of one lasts as long as the document does.
+    result = View(())
+    name = entity(document)
+    if document.metadata.get("kind") == "factbook":
+        for line in document.text.split("\n"):
+            label, colon, value = line.partition(": ")
+            if colon and value.strip() and not line.startswith("#") and "note" not in label.split(" - "):
+                _read_field(result, name, label, value.strip())
+    _read_tables(result, name, document.text)
+    return result
+
+
+@once
+def collapsed(document: Document) -> str:
+    """Return the text with single blanks."""
+    return " ".join(document.text.split())
 
 
 def _read_field(result: View, name: str, label: str, value: str) -> None:
