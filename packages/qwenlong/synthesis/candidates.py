@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from qwenlong.core.records import Document, Evidence, Task
 from qwenlong.core.templates import ANSWER_INSTRUCTION
@@ -18,7 +19,8 @@ class Candidate:
 
     `holds` recomputes the answer over a list of shown documents and tells whether it is still the one answer: what
     keeps a distractor from changing it. `template` names a version: "fact@1". `specifics` are the names and values that
-    fill the template's slots: without one of them a run of words is the template's own, not shared content.
+    fill the template's slots: without one of them a run of words is the template's own, not shared content. `checks`
+    are what the template measured, for the sample's.
     """
 
     task: Task
@@ -36,6 +38,7 @@ class Candidate:
     n_hops: int = 0
     generator: str = "rules@1"
     specifics: tuple[str, ...] = ()
+    checks: tuple[tuple[str, Any], ...] = ()
 
     @property
     def documents(self) -> tuple[str, ...]:

@@ -15,10 +15,22 @@ from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.records import Document, Sample
 from qwenlong.core.templates import render_choices
 from qwenlong.core.tokens import Tokenizer
-from qwenlong.synthesis import choice, dialogue, extend, graph, multi_hop, numerical, parse, reading
+from qwenlong.synthesis import (
+    choice,
+    dialogue,
+    extend,
+    graph,
+    intake,
+    merged,
+    multi_hop,
+    numerical,
+    parse,
+    reading,
+    walks,
+)
 from qwenlong.synthesis.candidates import Candidate
 from qwenlong.synthesis.decontaminate import Seen, Similar
-from qwenlong.synthesis.graph import KnowledgeGraph
+from qwenlong.synthesis.graph import Edge, KnowledgeGraph
 from qwenlong.synthesis.pool import Pool
 from qwenlong.synthesis.splits import split
 from qwenlong.synthesis.tables import Table
@@ -28,7 +40,7 @@ Template = Callable[[Pool], Iterator[Candidate]]
 TEMPLATES: dict[str, dict[str, Template]] = {
     "corpus_numerical": numerical.TEMPLATES,
     "dialogue_memory": dialogue.TEMPLATES,
-    "doc_multi_hop": multi_hop.TEMPLATES,
+    "doc_multi_hop": {**multi_hop.TEMPLATES, **walks.TEMPLATES},
     "multiple_choice": choice.TEMPLATES,
     "reading_comprehension": reading.TEMPLATES,
 }
@@ -109,9 +121,12 @@ def counted(documents: Sequence[Document], tokenizer: Tokenizer) -> list[Documen
     return [d.model_copy(update={"n_tokens": len(i)}) for d, i in zip(documents, ids, strict=True)]
 
 
-def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokenizer) -> Result:
+def synthesize(
+    config: Config, documents: Sequence[Document], tokenizer: Tokenizer, *, edges: Sequence[Edge] = ()
+) -> Result:
     """Return samples of every task of `config.synthesis.tasks`, answers computed from the documents.
 
+    `edges` are extracted triples (`extract.run.read`); those that the documents bear out join the graph of their side.
     The same inputs give the same result. Raises DataError for an empty corpus, and when a task yields no training or
     no held-out sample, with the step that lost them.
     """
@@ -124,15 +139,29 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
         )
     )
     whole = graph.build(sorted(documents, key=lambda d: d.id))
+    stated, taken = intake.accept(edges, documents, whole.edges)
+    resolved: dict[str, Any] = {}
     made: dict[str, list[Sample]] = {}
     funnel: dict[str, Any] = {}
     seen = {"train": Seen(), "heldout": Seen()}
     for side, shown in sides.items():
         shown = counted(shown, tokenizer)
         knowledge = graph.build(shown)
+        names = {document.id for document in shown}
+        own = [edge for edge in stated if edge.document in names]
+        walked = merged.merge(knowledge.edges, own, shown, config.synthesis.graph) if own else None
+        resolved[side] = {"edges": len(own), **(walked.resolution.counts if walked else {})}
         with Table(cell for document in shown for cell in parse.cells(document)) as table:
             for output in (output for output in plan if output.side == side):
-                pool = Pool(shown, table, knowledge, max(output.targets), config.run.seed, config.synthesis.max_hops)
+                pool = Pool(
+                    shown,
+                    table,
+                    knowledge,
+                    max(output.targets),
+                    config.run.seed,
+                    config.synthesis.max_hops,
+                    merged=walked,
+                )
                 made[output.name] = []
                 for task in sorted(config.synthesis.tasks):
                     kept, counts = _fill(output, task, pool, tokenizer, seen, config.synthesis)
@@ -147,6 +176,9 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
         "tasks": funnel,
         "tokenizer": tokenizer.digest,
     }
+    if edges:
+        report["edges"] = {"intake": taken, "resolved": resolved}
+        whole = KnowledgeGraph([*whole.edges, *stated])
     return Result(made["samples"], made["heldout"], made["heldout_long"], made["memory"], listed, report, whole)
 
 
@@ -203,6 +235,8 @@ def _fill(
     counts["wanted"] = output.per_task
     counts["templates"] = {t: sum(s.template == t for s in kept) for t in sorted({s.template for s in kept})}
     counts["length_targets"] = used
+    if task == "doc_multi_hop":
+        counts["hops"] = {str(n): m for n, m in sorted(Counter(sample.n_hops for sample in kept).items())}
     return kept, counts
 
 

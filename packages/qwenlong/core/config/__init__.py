@@ -15,7 +15,7 @@ from qwenlong.core.config.data import (
     SynthesisConfig,
     TrackingConfig,
 )
-from qwenlong.core.config.generation import ExtractConfig, MaseConfig
+from qwenlong.core.config.generation import ExtractConfig, GraphConfig, MaseConfig
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
@@ -63,6 +63,7 @@ __all__ = [
     "EngineConfig",
     "EvaluationConfig",
     "ExtractConfig",
+    "GraphConfig",
     "LLMConfig",
     "FiltersConfig",
     "FolderConfig",

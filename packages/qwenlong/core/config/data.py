@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from qwenlong.core.config.corpus import DatasetConfig, FiltersConfig, FolderConfig, LimitsConfig
-from qwenlong.core.config.generation import ExtractConfig, MaseConfig
+from qwenlong.core.config.generation import ExtractConfig, GraphConfig, MaseConfig
 from qwenlong.core.config.section import Section, plain_name
 
 
@@ -145,6 +145,8 @@ class SynthesisConfig(Section):
     """Self-evolving agents, `qwenlong synthesize mase`."""
     extract: ExtractConfig = ExtractConfig()
     """Triples from documents, `qwenlong synthesize extract`."""
+    graph: GraphConfig = GraphConfig()
+    """The graph of extracted triples, `qwenlong synthesize run --edges`."""
 
 
 class SelectionConfig(Section):

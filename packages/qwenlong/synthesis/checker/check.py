@@ -13,7 +13,7 @@ from qwenlong.core.errors import DataError
 from qwenlong.core.files import read_parquet
 from qwenlong.core.records import Document, Sample
 from qwenlong.core.tokens import Tokenizer
-from qwenlong.synthesis.checker import derive
+from qwenlong.synthesis.checker import derive, walks
 from qwenlong.synthesis.checker.view import entity
 
 #: Files of a synthesis folder that hold samples, and the side of the split each is from.
@@ -151,6 +151,7 @@ _RULES: tuple[Callable[[Sample, Sequence[Document]], str], ...] = (
     _evidence_holds_answer,
     _options,
     _shape,
+    walks.faults,
 )
 
 
