@@ -38,8 +38,20 @@ def node_name(node: str) -> str:
 
 def places(name: str, quote: str) -> list[tuple[int, int]]:
     """Return the spans in a plain quote where a name stands as whole words."""
-    pattern = rf"(?<!\w){re.escape(plain(name))}(?!\w)"
-    return [match.span() for match in re.finditer(pattern, plain(quote))] if plain(name) else []
+    wanted, text = plain(name), plain(quote)
+    found = []
+    start = text.find(wanted) if wanted else -1
+    # By hand: a regular expression for each of many names would be compiled for one look.
+    while start >= 0:
+        stop = start + len(wanted)
+        if not (_in_word(text[start - 1 : start]) or _in_word(text[stop : stop + 1])):
+            found.append((start, stop))
+        start = text.find(wanted, start + 1)
+    return found
+
+
+def _in_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 def accept(
@@ -89,9 +101,14 @@ def _cut(name: str, text: str) -> bool:
     """Tell whether a name stands in a text only as part of a longer one: "New York" of "New York City"."""
     if not name[0].isupper() or not name[-1].isalnum():
         return False
-    pattern = r"\s+".join(map(re.escape, name.split()))
-    found = list(re.finditer(rf"(?<!\w){pattern}(?!\w)", text))
-    return bool(found) and all(_longer(text[: match.start()], text[match.end() :]) for match in found)
+    flat = " ".join(text.split())
+    found = []
+    start = flat.find(name)
+    while start >= 0:
+        found.append((flat[:start], flat[start + len(name) :]))
+        start = flat.find(name, start + 1)
+    whole = [(left, right) for left, right in found if not (_in_word(left[-1:]) or _in_word(right[:1]))]
+    return bool(whole) and all(_longer(left, right) for left, right in whole)
 
 
 def _longer(before: str, after: str) -> bool:

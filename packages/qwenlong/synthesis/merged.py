@@ -147,6 +147,13 @@ class Merged:
         return dict(sorted(found.items()))
 
     @cached_property
+    def passed(self) -> nx.Graph[str]:
+        """The nodes that steps leave or reach, without edges."""
+        import networkx as nx
+
+        return nx.empty_graph(sorted({*self.steps, *(step.end for steps in self.steps.values() for step in steps)}))
+
+    @cached_property
     def relevant(self) -> Mapping[str, frozenset[str]]:
         """For each relation those that meet it at a node."""
         meeting: dict[str, set[str]] = defaultdict(set)
@@ -162,16 +169,18 @@ class Merged:
         return {one: frozenset(others - {one}) for one, others in sorted(meeting.items())}
 
     @cached_property
-    def _rows(self) -> Mapping[str, np.ndarray]:
+    def _rows(self) -> tuple[dict[str, int], np.ndarray]:
         from qwenlong.core.embeddings import embed
 
         order = sorted(self.relevant)
-        return dict(zip(order, embed(order), strict=True)) if order else {}
+        return {relation: number for number, relation in enumerate(order)}, embed(order)
 
-    def by_similarity(self, relation: str, others: Collection[str]) -> list[str]:
-        """Return relations in the order of their similarity to one, the nearest first."""
-        one = self._rows[relation]
-        return sorted(others, key=lambda other: (-round(float(one @ self._rows[other]), 6), other))
+    def by_similarity(self, relation: str, others: Collection[str], most: int) -> list[str]:
+        """Return the relations that are most similar to one, the nearest first."""
+        places, rows = self._rows
+        ordered = sorted(others)
+        scores = rows[[places[other] for other in ordered]] @ rows[places[relation]]
+        return [other for _, other in sorted(zip((-scores.round(6)).tolist(), ordered, strict=True))[:most]]
 
     def described(self, node: str) -> set[str]:
         """Return all nodes that a vague description of a node fits: dates of its decade, names with its initials."""
@@ -201,16 +210,6 @@ class Merged:
             for links in self._ends.get((one, direction), {}).values()
             for link in links
         )
-
-    def digraph(self) -> nx.MultiDiGraph[str]:
-        """Return the steps as a directed multigraph, each with its relation."""
-        import networkx as nx
-
-        graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
-        for node, steps in self.steps.items():
-            for step in steps:
-                graph.add_edge(node, step.end, step=step, relation=step.link.relation)
-        return graph
 
     def knowledge(self) -> KnowledgeGraph:
         """Return the links as a plain knowledge graph, for export."""

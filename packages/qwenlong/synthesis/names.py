@@ -102,11 +102,12 @@ def numerals(name: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(w for w in name if re.search(r"\d", w) or re.fullmatch(r"[ivx]+", w) or w in _ORDINALS)
 
 
-def compatible(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+def compatible(one: tuple[str, ...], other: tuple[str, ...], common: Collection[str] = ()) -> bool:
     """Tell whether two forms may name one thing: the same words in another order, or middle words more.
 
     Numerals must be the same. "Ada King Lovelace" may be "Ada Lovelace"; "North Korea" is not "Korea", nor is "Arlow
-    Bridge" "Arlow": first and last words decide what is meant.
+    Bridge" "Arlow": first and last words decide what is meant. Nor is the Royal Geographical Society the Royal Society:
+    with one of the `common` words in it a name is no person's, and each of its words counts.
     """
     if numerals(one) != numerals(other):
         return False
@@ -118,6 +119,8 @@ def compatible(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
         # A conjunction may stand between equals; "Bank of Orr" and "Orr Bank" are one, "X to Y" and "Y to X" are not.
         return not {"to", "from", "by"} & {*small, *large}
     if (small[0], small[-1]) != (large[0], large[-1]) or {*small, *large} & _SMALL:
+        return False
+    if any(word in common for word in large):
         return False
     rest = iter(large)
     return all(word in rest for word in small)

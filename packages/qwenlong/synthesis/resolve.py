@@ -84,7 +84,7 @@ def resolve(
     common = lower_words(document for document in documents if document.id in sources)
     groups, homes = _groups(edges, common)
     ordered = [groups[key] for key in sorted(groups)]
-    joins, doubts, counts = _pairs(ordered, config)
+    joins, doubts, counts = _pairs(ordered, common, config)
     stated = _stated(edges, homes)
     fixed = _unique(anchors)
     clusters = _agglomerate(ordered, joins, stated, fixed, counts)
@@ -125,7 +125,7 @@ def _groups(edges: Sequence[Edge], common: Collection[str]) -> tuple[dict[str, G
 
 
 def _pairs(
-    groups: Sequence[Group], config: GraphConfig
+    groups: Sequence[Group], common: Collection[str], config: GraphConfig
 ) -> tuple[dict[tuple[int, int], float], set[tuple[int, int]], Counter[str]]:
     """Return the pairs of names that may be one with their similarity, the doubtful ones, and counts."""
     import numpy as np
@@ -164,7 +164,7 @@ def _pairs(
                     doubts.add(pair)
                 continue
             proper = one.kind == other.kind == "name"
-            if proper and score >= config.entity_similarity and names.compatible(one.form, other.form):
+            if proper and score >= config.entity_similarity and names.compatible(one.form, other.form, common):
                 joins[pair] = score
             elif score >= config.doubt_similarity and names.doubtful(one.form, other.form):
                 doubts.add(pair)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice, pairwise
 from random import Random
-from typing import TYPE_CHECKING
 
 from qwenlong.core.records import Document, Evidence
 from qwenlong.synthesis import names, wording
@@ -16,9 +15,6 @@ from qwenlong.synthesis.candidates import Candidate
 from qwenlong.synthesis.intake import node_name
 from qwenlong.synthesis.merged import Merged, Step
 from qwenlong.synthesis.pool import Pool, whole_line
-
-if TYPE_CHECKING:
-    import networkx as nx
 
 #: Nodes that one breadth-first search visits.
 MAX_VISITED = 500
@@ -160,8 +156,8 @@ def _turns(pool: Pool, name: str, turns: int) -> Iterator[tuple[str, int, Random
             yield start, 2 + (place + turn) % lengths, pool.rng("walks", name, pool.budget, turn, start)
 
 
-def _allowed(graph: Merged, start: str, hops: int, random: Random) -> frozenset[str]:
-    """Return the relations of a subgraph: one that leaves the start and those relevant to it.
+def _allowed(graph: Merged, start: str, hops: int, random: Random) -> tuple[str, frozenset[str]]:
+    """Return a relation that leaves the start, and those of its subgraph: that one and those relevant to it.
 
     Each hop adds its share of `relevant_relations`: among relations that meet one of the subgraph at a node, those most
     similar to the first.
@@ -170,8 +166,8 @@ def _allowed(graph: Merged, start: str, hops: int, random: Random) -> frozenset[
     found, share = {first}, -(-graph.config.relevant_relations // (hops - 1))
     for _ in range(hops - 1):
         meeting = {other for one in found for other in graph.relevant.get(one, ())} - found
-        found |= set(graph.by_similarity(first, meeting)[:share])
-    return frozenset(found)
+        found |= set(graph.by_similarity(first, meeting, share)) if meeting else set()
+    return first, frozenset(found)
 
 
 def _vaguer(walk: Walk, graph: Merged, random: Random) -> Walk:
@@ -214,15 +210,18 @@ def _random(pool: Pool) -> Iterator[Candidate | None]:
     for start, hops, random in _turns(pool, "random", pool.merged.config.walks if pool.merged else 0):
         graph = pool.merged
         assert graph is not None
-        walk = _one_walk(graph, start, hops, _allowed(graph, start, hops, random), random)
+        walk = _one_walk(graph, start, hops, *_allowed(graph, start, hops, random), random)
         yield None if walk is None else _chosen(pool, iter([walk]), "walk_random@1", random)
 
 
-def _one_walk(graph: Merged, start: str, hops: int, allowed: Collection[str], random: Random) -> Walk | None:
+def _one_walk(
+    graph: Merged, start: str, hops: int, first: str, allowed: Collection[str], random: Random
+) -> Walk | None:
     steps: list[Step] = []
     visited, node = {start}, start
     while len(steps) < hops:
-        going = [s for s in graph.steps.get(node, ()) if s.link.relation in allowed and s.end not in visited]
+        inside = allowed if steps else {first}
+        going = [s for s in graph.steps.get(node, ()) if s.link.relation in inside and s.end not in visited]
         seen = {step.link.edge.document for step in steps}
         if len(steps) == hops - 1 and len(seen) == 1:
             # The last chance to leave the first document.
@@ -241,43 +240,40 @@ def walk_bfs(pool: Pool) -> Iterator[Candidate]:
 
 
 def _bfs(pool: Pool) -> Iterator[Candidate | None]:
-    import networkx as nx
-
     graph = pool.merged
     if graph is None:
         return
-    whole = pool.memo("walks", "digraph", make=graph.digraph)
-    for start, hops, random in _turns(pool, "bfs", 1):
-        allowed = _allowed(graph, start, hops, random)
-
-        def inside(one: str, other: str, key: int, allowed: Collection[str] = allowed) -> bool:
-            return whole[one][other][key]["relation"] in allowed
-
-        view = nx.subgraph_view(whole, filter_edge=inside)
+    for start, hops, random in _turns(pool, "bfs", 2):
+        _, allowed = _allowed(graph, start, hops, random)
         parent: dict[str, str] = {}
         depth = {start: 0}
-        for one, other in islice(nx.bfs_edges(view, start, depth_limit=hops), MAX_VISITED):
+        for one, other in islice(_search(graph, start, hops, allowed), MAX_VISITED):
             parent[other], depth[other] = one, depth[one] + 1
         ends = sorted(node for node, level in depth.items() if level == hops)
         random.shuffle(ends)
-        walks = (_back(whole, parent, start, end, allowed, random) for end in ends[:MAX_ENDS])
+        walks = (_back(graph, parent, start, end, allowed, random) for end in ends[:MAX_ENDS])
         yield _chosen(pool, walks, "walk_bfs@1", random)
 
 
+def _search(graph: Merged, start: str, hops: int, allowed: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the edges of a breadth-first tree over the steps of some relations."""
+    import networkx as nx
+
+    def neighbours(node: str) -> Iterator[str]:
+        return iter(dict.fromkeys(s.end for s in graph.steps.get(node, ()) if s.link.relation in allowed))
+
+    # Only its number of nodes is used: the steps are the edges.
+    return nx.generic_bfs_edges(graph.passed, start, neighbours, hops)
+
+
 def _back(
-    whole: nx.MultiDiGraph[str],
-    parent: Mapping[str, str],
-    start: str,
-    end: str,
-    allowed: Collection[str],
-    random: Random,
+    graph: Merged, parent: Mapping[str, str], start: str, end: str, allowed: Collection[str], random: Random
 ) -> Walk:
     """Return the path of a search from its start to one of the nodes that it found."""
     steps: list[Step] = []
     while end != start:
         before = parent[end]
-        between = [data["step"] for data in whole[before][end].values() if data["relation"] in allowed]
-        steps.append(random.choice(between))
+        steps.append(random.choice([s for s in graph.steps[before] if s.end == end and s.link.relation in allowed]))
         end = before
     return Walk(tuple(reversed(steps)))
 

@@ -51,7 +51,8 @@ def faults(sample: Sample, shown: Sequence[Document]) -> str:
         home = texts.get(span.document)
         if matched is None or home is None:
             return f"step {number} is no quoted triple of a document shown: {line!r}"
-        step = _Said(*(_flat(part) for part in matched.groups()), home)
+        head, relation, tail, quote = (_flat(part) for part in matched.groups())
+        step = _Said(head, relation, tail, quote, home)
         fault = _quoted(step, home.text[span.start : span.end])
         if fault:
             return f"step {number}: {fault}"
