@@ -25,6 +25,7 @@ from qwenlong.synthesis import (
     multi_hop,
     numerical,
     parse,
+    prose,
     reading,
     walks,
 )
@@ -40,9 +41,9 @@ Template = Callable[[Pool], Iterator[Candidate]]
 TEMPLATES: dict[str, dict[str, Template]] = {
     "corpus_numerical": numerical.TEMPLATES,
     "dialogue_memory": dialogue.TEMPLATES,
-    "doc_multi_hop": {**multi_hop.TEMPLATES, **walks.TEMPLATES},
-    "multiple_choice": choice.TEMPLATES,
-    "reading_comprehension": reading.TEMPLATES,
+    "doc_multi_hop": multi_hop.TEMPLATES | walks.TEMPLATES,
+    "multiple_choice": choice.TEMPLATES | prose.CHOICE,
+    "reading_comprehension": reading.TEMPLATES | prose.READING,
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prose_documents import document, edge, said, towns
+from town_documents import document, edge, said, towns
 
 from qwenlong.core.config import GraphConfig
 from qwenlong.core.records import Document

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prose_documents import towns
 from test_walks import settings_of
+from town_documents import towns
 
 from qwenlong.core import templates
 from qwenlong.core.config import Config

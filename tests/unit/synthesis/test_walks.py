@@ -16,7 +16,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prose_documents import said, towns
+from town_documents import said, towns
 from typer.testing import CliRunner
 
 from qwenlong.core.config import Config, GraphConfig
@@ -291,7 +291,7 @@ def test_structured_samples_do_not_change_when_there_are_no_triples(
 PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from prose_documents import towns
+from town_documents import towns
 from test_walks import pool
 from qwenlong.synthesis import walks
 documents, edges = towns(6)
