@@ -20,6 +20,10 @@ app = typer.Typer(help="Questions whose answers are computed from the documents.
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder that `synthesize run` wrote.")]
+Edges = Annotated[
+    list[Path] | None,
+    typer.Option(help="edges.jsonl of `synthesize extract`, whose triples join the graph; may be given several times."),
+]
 #: Faults that `check` prints; all of them are in its JSON.
 SHOWN_FAULTS = 20
 
@@ -30,6 +34,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for the samples, their documents and funnel.json.")],
     corpus: Annotated[Path | None, typer.Option(help="Folder with documents.parquet; default: built here.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder; default: made here.")] = None,
+    edges: Edges = None,
     as_json: Json = False,
 ) -> None:
     """Make samples of all tasks. Without --corpus and --tokenizer both are made under OUT/.work first."""
@@ -38,6 +43,7 @@ def run(
     from qwenlong.core.records import Document
     from qwenlong.core.tokens import Tokenizer
     from qwenlong.synthesis.output import write
+    from qwenlong.synthesis.rewrite import rewrite
     from qwenlong.synthesis.run import synthesize
 
     settings = config_files.load(config)
@@ -46,8 +52,11 @@ def run(
         file = corpus / "documents.parquet"
         documents = read_parquet(file, Document)
         folder = tokenizer or _built_tokenizer(settings, documents, out / ".work")
-        result = synthesize(settings, documents, Tokenizer(folder))
-        write(settings, result, out, {"documents": file, "tokenizer": folder})
+        result = synthesize(settings, documents, Tokenizer(folder), edges=_read_edges(edges))
+        result = rewrite(settings, result, Tokenizer(folder), out)
+        inputs = {"documents": file, "tokenizer": folder}
+        inputs |= {f"edges_{number}": path for number, path in enumerate(edges or (), 1)}
+        write(settings, result, out, inputs)
         counts = _counts(result.funnel)
         tracked.log_metrics({f"{output}/{task}": float(n) for task, row in counts.items() for output, n in row.items()})
     if as_json:
@@ -178,18 +187,40 @@ def show(
 @app.command()
 def graph(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with documents.parquet.")],
-    out: Annotated[Path, typer.Option(help="GraphML file.")],
+    out: Annotated[Path, typer.Option(help="File; its suffix says how: .graphml or .json (node-link).")],
+    edges: Edges = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration with synthesis.graph; default: defaults.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Export the knowledge graph of a folder's documents as GraphML."""
+    """Export the knowledge graph of a folder's documents, names of extracted triples resolved."""
+    from qwenlong.core import config_files
+    from qwenlong.core.config import Config
     from qwenlong.core.files import read_parquet
     from qwenlong.core.records import Document
+    from qwenlong.synthesis import graph_files
     from qwenlong.synthesis.graph import build
+    from qwenlong.synthesis.intake import accept
+    from qwenlong.synthesis.merged import merge
 
-    made = build(sorted(read_parquet(folder / "documents.parquet", Document), key=lambda d: d.id))
-    made.write_graphml(out)
-    sizes = {"nodes": made.graph.number_of_nodes(), "edges": made.graph.number_of_edges(), "output": str(out)}
+    graph_files.check_suffix(out)
+    read = _read_edges(edges)
+    documents = sorted(read_parquet(folder / "documents.parquet", Document), key=lambda d: d.id)
+    settings = (config_files.load(config) if config else Config()).synthesis.graph
+    rules = build(documents).edges
+    stated, taken = accept(read, documents, rules)
+    made = merge(rules, stated, documents, settings, every=True)
+    exported = made.knowledge()
+    graph_files.write(exported, out, made.resolution)
+    sizes = {"nodes": exported.graph.number_of_nodes(), "edges": exported.graph.number_of_edges(), "output": str(out)}
+    if edges:
+        sizes |= {"intake": taken, "resolved": dict(made.resolution.counts)}
     typer.echo(json.dumps(sizes) if as_json else f"{sizes['nodes']} nodes, {sizes['edges']} edges -> {out}")
+
+
+def _read_edges(paths: list[Path] | None) -> list[Any]:
+    from qwenlong.synthesis.extract.run import read
+
+    return [edge for path in paths or () for edge in read(path)]
 
 
 app.command()(mase)

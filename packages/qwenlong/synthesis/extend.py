@@ -22,9 +22,8 @@ def sample(candidate: Candidate, documents: Sequence[Document], tokenizer: Token
     """Return the sample that shows `documents` in this order, its prompt counted exactly. The id names the content."""
     ids = tuple(document.id for document in documents)
     home = next(document for document in documents if document.id == candidate.evidence[0].document)
-    content = [candidate.question, candidate.instruction, candidate.choices, candidate.answers, ids]
     made = Sample(
-        id=f"{candidate.task}-{digest_value(content)[:12]}",
+        id="-",
         task=candidate.task,
         question_type=candidate.question_type,
         question=candidate.question,
@@ -45,7 +44,14 @@ def sample(candidate: Candidate, documents: Sequence[Document], tokenizer: Token
         n_tokens=0,
         tokenizer=tokenizer.digest,
     )
-    return made.model_copy(update={"n_tokens": prompt_tokens(made, documents, tokenizer)})
+    return renamed(made, documents, tokenizer)
+
+
+def renamed(made: Sample, documents: Sequence[Document], tokenizer: Tokenizer) -> Sample:
+    """Return a sample with the id and the token count that its content gives it."""
+    content = [made.question, made.instruction, made.choices, made.answers, made.documents]
+    tokens = prompt_tokens(made, documents, tokenizer)
+    return made.model_copy(update={"id": f"{made.task}-{digest_value(content)[:12]}", "n_tokens": tokens})
 
 
 def prompt_tokens(made: Sample, documents: Sequence[Document], tokenizer: Tokenizer) -> int:

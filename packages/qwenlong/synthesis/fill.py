@@ -128,6 +128,8 @@ class Filler:
             t: sum(s.template == t for s in now.kept) for t in sorted({s.template for s in now.kept})
         }
         counts["length_targets"] = used
+        if task == "doc_multi_hop":
+            counts["hops"] = {str(n): m for n, m in sorted(Counter(sample.n_hops for sample in now.kept).items())}
         if wanted is not None:
             # What stayed open in a bin, its own and what came from shorter ones, went to the next.
             counts["length_bins"] = {"wanted": wanted, "kept": list(used.values()), "moved": moved}

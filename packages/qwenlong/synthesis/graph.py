@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import networkx as nx
 
-from qwenlong.core.files import atomic_file
 from qwenlong.core.records import Document
 from qwenlong.synthesis import parse
 
@@ -49,7 +47,7 @@ class KnowledgeGraph:
 
     def __init__(self, edges: Iterable[Edge]) -> None:
         self.graph: nx.MultiDiGraph[str] = nx.MultiDiGraph()
-        self.edges: list[Edge] = sorted(set(edges), key=lambda e: (e.source, e.relation, e.target, e.document, e.start))
+        self.edges: list[Edge] = sorted(set(edges), key=_order)
         for edge in self.edges:
             for node in (edge.source, edge.target):
                 kind, _, label = node.partition(":")
@@ -94,24 +92,10 @@ class KnowledgeGraph:
             reached.append(following)
         return reached
 
-    def write_graphml(self, path: str | Path) -> None:
-        """Write the graph as GraphML, atomically and in a fixed order."""
-        plain: nx.MultiDiGraph[str] = nx.MultiDiGraph()
-        for node in sorted(self.graph.nodes):
-            plain.add_node(_xml(node), **{key: _xml(value) for key, value in self.graph.nodes[node].items()})
-        for number, edge in enumerate(self.edges):
-            plain.add_edge(
-                _xml(edge.source),
-                _xml(edge.target),
-                key=number,
-                relation=_xml(edge.relation),
-                qualifier=_xml(edge.qualifier),
-                document=_xml(edge.document),
-                start=edge.start,
-                end=edge.end,
-            )
-        with atomic_file(path) as partial:
-            nx.write_graphml(plain, str(partial))
+
+def _order(edge: Edge) -> tuple[object, ...]:
+    # All of an edge, or equal beginnings would be left in the order of a set.
+    return (edge.source, edge.relation, edge.target, edge.document, edge.start, edge.end, edge.qualifier)
 
 
 def _restricted(edges: list[Edge], relation: str | None, shown: Collection[str] | None) -> list[Edge]:
@@ -120,11 +104,6 @@ def _restricted(edges: list[Edge], relation: str | None, shown: Collection[str] 
         for edge in edges
         if (relation is None or edge.relation == relation) and (shown is None or edge.document in shown)
     ]
-
-
-def _xml(text: str) -> str:
-    """Drop characters that XML cannot hold."""
-    return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", text)
 
 
 def build(documents: Sequence[Document]) -> KnowledgeGraph:

@@ -14,6 +14,7 @@ from qwenlong.synthesis import parse
 
 if TYPE_CHECKING:
     from qwenlong.synthesis.graph import KnowledgeGraph
+    from qwenlong.synthesis.merged import Merged
     from qwenlong.synthesis.tables import Table
 
 T = TypeVar("T")
@@ -39,6 +40,8 @@ class Pool:
     max_hops: int = 3
     obfuscation: int = 2
     cache: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
+    merged: Merged | None = field(default=None, repr=False, compare=False)
+    """The graph with extracted edges; none when there are none."""
 
     @cached_property
     def by_id(self) -> Mapping[str, Document]:

@@ -11,10 +11,23 @@ from qwenlong.core.config import Config
 from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.records import Document, Sample
 from qwenlong.core.tokens import Tokenizer
-from qwenlong.synthesis import choice, dialogue, graph, multi_hop, numerical, parse, paths, prose, reading
+from qwenlong.synthesis import (
+    choice,
+    dialogue,
+    graph,
+    intake,
+    merged,
+    multi_hop,
+    numerical,
+    parse,
+    paths,
+    prose,
+    reading,
+    walks,
+)
 from qwenlong.synthesis.decontaminate import Seen
 from qwenlong.synthesis.fill import STEPS, Filler, Set, Template, measured
-from qwenlong.synthesis.graph import KnowledgeGraph
+from qwenlong.synthesis.graph import Edge, KnowledgeGraph
 from qwenlong.synthesis.lengths import histogram
 from qwenlong.synthesis.pool import Pool
 from qwenlong.synthesis.splits import split
@@ -24,7 +37,7 @@ from qwenlong.synthesis.tables import Table
 TEMPLATES: dict[str, dict[str, Template]] = {
     "corpus_numerical": numerical.TEMPLATES,
     "dialogue_memory": dialogue.TEMPLATES,
-    "doc_multi_hop": multi_hop.TEMPLATES | paths.TEMPLATES,
+    "doc_multi_hop": multi_hop.TEMPLATES | paths.TEMPLATES | walks.TEMPLATES,
     "multiple_choice": choice.TEMPLATES | prose.CHOICE,
     "reading_comprehension": reading.TEMPLATES | prose.READING,
 }
@@ -87,9 +100,12 @@ def counted(documents: Sequence[Document], tokenizer: Tokenizer) -> list[Documen
     return [d.model_copy(update={"n_tokens": len(i)}) for d, i in zip(documents, ids, strict=True)]
 
 
-def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokenizer) -> Result:
+def synthesize(
+    config: Config, documents: Sequence[Document], tokenizer: Tokenizer, *, edges: Sequence[Edge] = ()
+) -> Result:
     """Return samples of every task of `config.synthesis.tasks`, answers computed from the documents.
 
+    `edges` are extracted triples (`extract.run.read`); those that the documents bear out join the graph of their side.
     The same inputs give the same result. Raises DataError for an empty corpus, and when a task yields no training or
     no held-out sample, with the step that lost them.
     """
@@ -102,16 +118,22 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
         )
     )
     whole = graph.build(sorted(documents, key=lambda d: d.id))
+    stated, taken = intake.accept(edges, documents, whole.edges)
+    resolved: dict[str, Any] = {}
     made: dict[str, list[Sample]] = {}
     funnel: dict[str, Any] = {}
     seen = {"train": Seen(), "heldout": Seen()}
     for side, shown in sides.items():
         shown = counted(shown, tokenizer)
         knowledge = graph.build(shown)
+        names = {document.id for document in shown}
+        own = [edge for edge in stated if edge.document in names]
+        walked = merged.merge(knowledge.edges, own, shown, config.synthesis.graph) if own else None
+        resolved[side] = {"edges": len(own), **(walked.resolution.counts if walked else {})}
         with Table(cell for document in shown for cell in parse.cells(document)) as table:
             # One pool a side, so that what is worked out about its documents serves all outputs.
             hops, vague = config.synthesis.max_hops, config.synthesis.obfuscation
-            side_pool = Pool(shown, table, knowledge, 0, config.run.seed, hops, vague)
+            side_pool = Pool(shown, table, knowledge, 0, config.run.seed, hops, vague, merged=walked)
             for output in (output for output in plan if output.side == side):
                 pool = replace(side_pool, budget=max(output.targets))
                 filler = Filler(output, pool, tokenizer, seen, config.synthesis)
@@ -130,6 +152,9 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
         "tokenizer": tokenizer.digest,
     }
     report |= measured(plan, made)
+    if edges:
+        report["edges"] = {"intake": taken, "resolved": resolved}
+        whole = KnowledgeGraph([*whole.edges, *stated])
     return Result(made["samples"], made["heldout"], made["heldout_long"], made["memory"], listed, report, whole)
 
 

@@ -16,7 +16,7 @@ from qwenlong.core.config.data import (
     TrackingConfig,
 )
 from qwenlong.core.config.extension import DistractorsConfig, LengthsConfig, ScreenConfig
-from qwenlong.core.config.generation import ExtractConfig, MaseConfig
+from qwenlong.core.config.generation import ExtractConfig, GraphConfig, MaseConfig
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
@@ -65,6 +65,7 @@ __all__ = [
     "EngineConfig",
     "EvaluationConfig",
     "ExtractConfig",
+    "GraphConfig",
     "LLMConfig",
     "FiltersConfig",
     "FolderConfig",

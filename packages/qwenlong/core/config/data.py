@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from qwenlong.core.config.corpus import DatasetConfig, FiltersConfig, FolderConfig, LimitsConfig
 from qwenlong.core.config.extension import DistractorsConfig, LengthsConfig, ScreenConfig
-from qwenlong.core.config.generation import ExtractConfig, MaseConfig
+from qwenlong.core.config.generation import ExtractConfig, GraphConfig, MaseConfig
 from qwenlong.core.config.section import Section, plain_name
 
 
@@ -158,6 +158,8 @@ class SynthesisConfig(Section):
     """Self-evolving agents, `qwenlong synthesize mase`."""
     extract: ExtractConfig = ExtractConfig()
     """Triples from documents, `qwenlong synthesize extract`."""
+    graph: GraphConfig = GraphConfig()
+    """The graph of extracted triples, `qwenlong synthesize run --edges`."""
 
 
 class SelectionConfig(Section):

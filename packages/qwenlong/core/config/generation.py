@@ -71,3 +71,30 @@ class ExtractConfig(Section):
     """Output limit; a reply that reaches it is refused."""
     tries: Annotated[int, Field(ge=1)] = 3
     """Replies asked for, each with another seed, before one without usable form counts as refused."""
+
+
+class GraphConfig(Section):
+    """Which names of extracted triples are one node, and the walks over the graph of all documents."""
+
+    entity_similarity: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Cosine similarity of their embeddings from which two names may be one node. Their words must agree too: the same
+    ones in another order, or a middle name more. [assumed]"""
+    relation_similarity: Annotated[float, Field(gt=0, le=1)] = 0.85
+    """Cosine similarity from which two relations with the same prepositions are one. [assumed]"""
+    doubt_similarity: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Cosine similarity from which names or relations that stay apart count as perhaps the same: a question must have
+    one answer under both readings. [assumed]"""
+    max_block: Annotated[int, Field(ge=2)] = 256
+    """Largest number of names with a word in common that are compared with each other; a word of more is passed over.
+    Bounds the cost, which grows with names times this. [assumed]"""
+    relevant_relations: Annotated[int, Field(ge=1)] = 12
+    """Relations of a walk's subgraph beside the first: the most similar ones among those that meet it at a node.
+    [assumed]"""
+    walks: Annotated[int, Field(ge=1)] = 4
+    """Random walks that start at each node, for each number of hops. [assumed]"""
+    obfuscate_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the paths whose first name or date is made vaguer where the answer stays the only one. [assumed]"""
+    rewriter: EndpointConfig | None = None
+    """Rewrites the questions of walks in its own words; none: they keep the wording of the rules."""
+    rewriter_tokens: Annotated[int, Field(ge=16)] = 1024
+    """Output limit of the rewriter."""

@@ -65,7 +65,7 @@ DERIVATIONS: dict[str, Callable[[Sample, View], set[str]]] = {
     },
 }
 #: Generators whose answers no program can compute again: what a language model proposed.
-PROPOSED = ("mase",)
+PROPOSED = ("mase", "walk")
 
 
 def derivable(sample: Sample) -> bool:

@@ -8,7 +8,7 @@ from itertools import permutations
 
 from qwenlong.core.files import digest_value
 from qwenlong.core.records import Document, Sample
-from qwenlong.synthesis.checker import derive, dialogues
+from qwenlong.synthesis.checker import derive, dialogues, walks
 
 LETTERS = "ABCDEFGHIJ"
 #: Templates of doc_multi_hop and the steps from the question to its answer; each step has its own evidence.
@@ -131,4 +131,5 @@ RULES: tuple[Callable[[Sample, Sequence[Document]], str], ...] = (
     _options,
     _prefix,
     _evidence_bounds,
+    walks.faults,
 )

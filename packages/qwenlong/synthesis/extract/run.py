@@ -10,7 +10,7 @@ from typing import Any, Literal
 from qwenlong.core.config import Config
 from qwenlong.core.files import write_json, write_jsonl
 from qwenlong.core.records import Document
-from qwenlong.synthesis import agents
+from qwenlong.synthesis import agents, graph_files
 from qwenlong.synthesis.extract.extractors import Extraction, RuleExtractor
 from qwenlong.synthesis.extract.model import ModelExtractor
 from qwenlong.synthesis.graph import Edge, KnowledgeGraph
@@ -49,7 +49,7 @@ async def extract(config: Config, documents: Sequence[Document], folder: Path, w
 def write(folder: Path, made: Extraction) -> None:
     """Write edges.jsonl, graph.graphml and funnel.json; the same extraction gives the same bytes."""
     write_jsonl(folder / "edges.jsonl", [asdict(edge) for edge in made.edges])
-    KnowledgeGraph(made.edges).write_graphml(folder / "graph.graphml")
+    graph_files.write(KnowledgeGraph(made.edges), folder / "graph.graphml")
     write_json(folder / "funnel.json", made.funnel)
 
 

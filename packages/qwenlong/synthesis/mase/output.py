@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def read(path: Path) -> list[Candidate]:
     """Return the candidates of a file with `holds` made anew. Raises DataError naming file, line and field."""
     found = []
     for stored in read_jsonl(path, Stored):
-        values: dict[str, Any] = {f.name: getattr(stored, f.name) for f in fields(Candidate) if f.name != "holds"}
+        values: dict[str, Any] = {name: getattr(stored, name) for name in Stored.model_fields}
         one = Candidate(**values, holds=lambda _: False)
         found.append(replace(one, holds=holds(one)))
     return found
