@@ -47,8 +47,9 @@ def run(
     The counts, also in `out`/counts.json: shards, read, kept, dropped {reason: documents}, contaminated {benchmark:
     documents} (a document may count in several); with an endpoint for the judge, judge {asked, fit, unfit, no_verdict,
     open}: it is asked about what is left, and what an outage left open is kept for now. Of duplicates the first by id
-    stays, in whatever shard it is; what stays depends neither on the order of the shards nor on how documents are spread over them. Raises DataError for
-    shards that cannot be read, ids or file that stand twice; ConfigError for benchmarks that do not suit.
+    stays, in whatever shard it is; what stays depends neither on the order of the shards nor on how documents are
+    spread over them. Raises DataError for shards that cannot be read, ids or file that stand twice; ConfigError for
+    benchmarks that do not suit.
     """
     paths = [Path(shard) for shard in shards]
     twice = [str(path) for path, count in Counter(path.resolve() for path in paths).items() if count > 1]

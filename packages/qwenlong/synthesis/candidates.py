@@ -36,6 +36,8 @@ class Candidate:
     n_hops: int = 0
     generator: str = "rules@1"
     specifics: tuple[str, ...] = ()
+    #: The text of each span of evidence, where a candidate comes from a file: it must still stand there.
+    quotes: tuple[str, ...] = ()
 
     @property
     def documents(self) -> tuple[str, ...]:

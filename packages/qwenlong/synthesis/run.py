@@ -18,6 +18,7 @@ from qwenlong.core.tokens import Tokenizer
 from qwenlong.synthesis import choice, dialogue, extend, graph, multi_hop, numerical, parse, reading
 from qwenlong.synthesis.candidates import Candidate
 from qwenlong.synthesis.decontaminate import Seen, Similar
+from qwenlong.synthesis.extra import Extra
 from qwenlong.synthesis.graph import KnowledgeGraph
 from qwenlong.synthesis.pool import Pool
 from qwenlong.synthesis.splits import split
@@ -109,9 +110,12 @@ def counted(documents: Sequence[Document], tokenizer: Tokenizer) -> list[Documen
     return [d.model_copy(update={"n_tokens": len(i)}) for d, i in zip(documents, ids, strict=True)]
 
 
-def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokenizer) -> Result:
+def synthesize(
+    config: Config, documents: Sequence[Document], tokenizer: Tokenizer, *, extra: Sequence[Candidate] = ()
+) -> Result:
     """Return samples of every task of `config.synthesis.tasks`, answers computed from the documents.
 
+    `extra` are candidates that agents proposed and verified: they take turns with the templates for training samples.
     The same inputs give the same result. Raises DataError for an empty corpus, and when a task yields no training or
     no held-out sample, with the step that lost them.
     """
@@ -127,6 +131,10 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
     made: dict[str, list[Sample]] = {}
     funnel: dict[str, Any] = {}
     seen = {"train": Seen(), "heldout": Seen()}
+    names = {name for templates in TEMPLATES.values() for name in templates}
+    given = Extra(
+        extra, sides["train"], sides["heldout"], config.synthesis.tasks, names, config.synthesis.max_candidate_share
+    )
     for side, shown in sides.items():
         shown = counted(shown, tokenizer)
         knowledge = graph.build(shown)
@@ -135,7 +143,10 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
                 pool = Pool(shown, table, knowledge, max(output.targets), config.run.seed, config.synthesis.max_hops)
                 made[output.name] = []
                 for task in sorted(config.synthesis.tasks):
-                    kept, counts = _fill(output, task, pool, tokenizer, seen, config.synthesis)
+                    templates = chosen(config.synthesis.templates)[task]
+                    if output.name == "samples":
+                        templates = templates | given.templates(task, output.per_task, seen["train"])
+                    kept, counts = _fill(output, task, templates, pool, tokenizer, seen, config.synthesis)
                     made[output.name] += kept
                     funnel.setdefault(task, {})[output.name] = counts
     _refuse_empty(config, made, funnel)
@@ -147,6 +158,8 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
         "tasks": funnel,
         "tokenizer": tokenizer.digest,
     }
+    if extra:
+        report["extra"] = given.report(Counter(sample.template for sample in made["samples"]))
     return Result(made["samples"], made["heldout"], made["heldout_long"], made["memory"], listed, report, whole)
 
 
@@ -166,6 +179,7 @@ def _round_robin(templates: Mapping[str, Template], pool: Pool) -> Iterator[Cand
 def _fill(
     output: Set,
     task: str,
+    templates: Mapping[str, Template],
     pool: Pool,
     tokenizer: Tokenizer,
     seen: Mapping[str, Seen],
@@ -176,7 +190,6 @@ def _fill(
     used: dict[str, int] = {}
     kept: list[Sample] = []
     targets = sorted(output.targets)
-    templates = chosen(synthesis.templates)[task]
     full = math.ceil(output.per_task * synthesis.max_template_share)
     by_template: Counter[str] = Counter()
     similar = Similar(synthesis.question_similarity)

@@ -141,6 +141,9 @@ class SynthesisConfig(Section):
     question_similarity: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Questions of a task whose words overlap this much (Jaccard similarity of their sets of words) count as the same:
     the later one is dropped. 1: only equal ones."""
+    max_candidate_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share of a task's training samples from files of candidates (`run --candidates`), which take turns with
+    the templates. [assumed]"""
     mase: MaseConfig = MaseConfig()
     """Self-evolving agents, `qwenlong synthesize mase`."""
     extract: ExtractConfig = ExtractConfig()

@@ -13,7 +13,7 @@ from qwenlong.core.errors import DataError
 from qwenlong.core.files import read_parquet
 from qwenlong.core.records import Document, Sample
 from qwenlong.core.tokens import Tokenizer
-from qwenlong.synthesis.checker import derive
+from qwenlong.synthesis.checker import derive, proposed
 from qwenlong.synthesis.checker.view import entity
 
 #: Files of a synthesis folder that hold samples, and the side of the split each is from.
@@ -104,6 +104,8 @@ def _evidence_holds_answer(sample: Sample, shown: Sequence[Document]) -> str:
     texts = {document.id: document.text for document in shown}
     spans = [texts.get(span.document, "")[span.start : span.end] for span in sample.evidence]
     joined = " ".join(" ".join(spans).split()).casefold()
+    if sample.template.startswith(proposed.FREE):
+        return ""
     if sample.task == "corpus_numerical":
         missing = [span for span in spans if not any(character.isdigit() for character in span)]
         return f"an evidence span holds no number: {missing[0]!r}" if missing else ""
@@ -151,6 +153,7 @@ _RULES: tuple[Callable[[Sample, Sequence[Document]], str], ...] = (
     _evidence_holds_answer,
     _options,
     _shape,
+    proposed.needles,
 )
 
 
