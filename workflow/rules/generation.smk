@@ -47,6 +47,7 @@ if RUN.synthesis.mase.enabled:
 
     CANDIDATES.append(rules.mase.output.candidates)
 
+
 if RUN.synthesis.extract.enabled:
 
     rule extract:
@@ -78,4 +79,6 @@ if RUN.synthesis.extract.enabled:
             " --journal {params.journal:q} > {log:q} 2>&1"
 
     EDGES.append(rules.extract.output.edges)
+
+
 # A further source of candidates (NL2SQL) is a rule like these two that appends its file to CANDIDATES.

@@ -55,7 +55,9 @@ class Extra:
         self._given, self.refused = len(candidates), Counter[str]()
         self._by_task: dict[str, dict[str, list[Candidate]]] = {}
         self._admitted: Counter[str] = Counter()
-        self._kept: set[tuple[str, str]] = set()
+        self._kept: Counter[str] = Counter()
+        self._decided: set[tuple[str, str]] = set()
+        self._pending: list[tuple[str, str]] = []
         asked: set[tuple[str, str]] = set()
         # In an order of their own: which file a candidate stood in decides nothing.
         for one in sorted(candidates, key=lambda c: (c.task, c.template, c.question, c.answers, repr(c.evidence))):
@@ -74,27 +76,32 @@ class Extra:
 
         Candidates whose evidence does not fit a pool's budget wait for one that is larger.
         """
-        room = [math.floor(wanted * self._share)]
+        most = math.floor(wanted * self._share)
         return {
-            name: partial(self._offer, name, candidates, room, seen)
+            name: partial(self._offer, candidates, most, seen)
             for name, candidates in self._by_task.get(task, {}).items()
         }
 
-    def _offer(
-        self, name: str, candidates: Sequence[Candidate], room: list[int], seen: Seen, pool: Pool
-    ) -> Iterator[Candidate]:
-        for one in pool.shuffled(candidates, "extra", name):
+    def _offer(self, candidates: Sequence[Candidate], most: int, seen: Seen, pool: Pool) -> Iterator[Candidate]:
+        for one in pool.shuffled(candidates, "extra", candidates[0].template):
             asked = _asked(one)
-            if room[0] <= 0:
+            self._settle(one.task, seen)
+            if self._kept[one.task] >= most:
                 return
-            if (one.task, asked) in self._kept or not pool.fits(one.documents):
+            # Kept at a shorter length already, or too long for this one.
+            if (one.task, asked) in self._decided or not pool.fits(one.documents):
                 continue
-            before = seen.repeats(asked)
+            if not seen.repeats(asked):
+                self._pending.append((one.task, asked))
             yield one
-            # Whoever asked for the next one has decided about this one.
-            if not before and seen.repeats(asked):
-                room[0] -= 1
-                self._kept.add((one.task, asked))
+
+    def _settle(self, task: str, seen: Seen) -> None:
+        """Count what was kept of all that was offered: before the next offer each of them has been decided."""
+        for of_task, asked in self._pending:
+            if of_task == task and seen.repeats(asked):
+                self._kept[task] += 1
+                self._decided.add((task, asked))
+        self._pending.clear()
 
     def report(self, kept: Mapping[str, int]) -> dict[str, Any]:
         """Return how many were given, refused by reason, let in and kept, by template; given = refused + let in."""
