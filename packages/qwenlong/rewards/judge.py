@@ -50,4 +50,7 @@ async def equivalent(
     reply = await client.chat(
         prompt(question, gold, answer), max_tokens=max_tokens, temperature=0.0, top_p=1.0, seed=seed
     )
+    # A reply that was cut off, or that a filter ended, may be a draft of another verdict.
+    if getattr(reply, "finish_reason", "stop") in ("length", "content_filter", "refusal"):
+        return None
     return parse_verdict(reply.text)
