@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+#: The roles of the self-evolving agents, in their order.
+MASE = ("proposer", "solver", "verifier")
 _FOLLOWS = re.compile(r'Which (\d) words follow "(.+?)" in document "(.+?)"\?')
 _MESSAGE = re.compile(r"^([A-Z][A-Za-z0-9 ]{0,19}): (\S.*)$", re.MULTILINE)
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
