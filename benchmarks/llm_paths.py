@@ -1,6 +1,8 @@
-"""Every path that asks a model, over a real one: SmolLM2-135M behind `transformers serve` on this machine's cores.
+"""Every path that asks a model, over a real one: SmolLM2-135M served on this machine's cores.
 
-    python benchmarks/llm_paths.py --corpus DIR --out DIR [--markdown benchmarks/llm_paths.md]
+    python benchmarks/llm_paths.py --corpus DIR --out DIR --server transformers|vllm [--markdown FILE]
+
+`transformers serve` decodes freely; vLLM (scripts/vllm_cpu.sh) under the JSON schema that a path asks for.
 
 What a model of this size gets right is little; the table says how little. For the later roles to be asked at all, the
 earlier ones are played by a script in two of the rows (tests/honest.py): the solver then reads real proposals, the
@@ -58,7 +60,7 @@ class Size:
 
 SMALL = Size(3, 2, 1, ("reading_comprehension", "viewpoint"), 2, 40)
 KINDS = ("dialogue_memory", "in_context_learning", "multiple_choice", "reading_comprehension", "viewpoint")
-FULL = Size(10, 8, 1, KINDS, 8, 48, 500)
+FULL = Size(16, 12, 3, KINDS, 8, 160)
 
 
 @dataclass
@@ -76,11 +78,13 @@ class Row:
 
 @dataclass
 class Server:
-    """A running `transformers serve`; `served()` counts the completions that it gave."""
+    """A running server; `served()` counts the completions that it gave."""
 
     url: str
     model: str
     log: Path
+    structured: str = "none"
+    concurrency: int = 1
 
     def served(self) -> int:
         """Return how many completions the server's own log tells of."""
@@ -104,21 +108,28 @@ def model_folder(cache: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def served(folder: Path, work: Path) -> Iterator[Server]:
-    """Serve a model's directory on loopback until the block ends."""
+def served(folder: Path, work: Path, kind: str = "transformers") -> Iterator[Server]:
+    """Serve a model's directory on loopback, by `transformers` or `vllm`, until the block ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = work / "server.log"
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    url = f"http://127.0.0.1:{port}"
+    if kind == "vllm":
+        command = [str(ROOT / "scripts/vllm_cpu.sh"), "serve", str(folder), str(port), "--max-model-len", "8192"]
+        made = Server(f"{url}/v1", "local", log, structured="json_schema", concurrency=8)
+    else:
+        command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+        made = Server(f"{url}/v1", str(folder), log)
     # Threads that spin while they wait made it ten times slower on a busy machine.
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
+    environment.pop("PYTHONPATH", None)
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)
     try:
-        _wait(process, f"http://127.0.0.1:{port}/health", log)
-        yield Server(f"http://127.0.0.1:{port}/v1", str(folder), log)
+        _wait(process, f"{url}/health", log)
+        yield made
     finally:
         process.terminate()
         process.wait(60)
@@ -148,7 +159,8 @@ class Paths:
     def endpoint(self, url: str | None = None, **more: Any) -> dict[str, Any]:
         """Return the settings of an endpoint, by default the real one."""
         own = {"base_url": url or self._server.url, "model": self._server.model, "max_tokens": self._size.tokens}
-        return own | {"concurrency": 1, "retries": 1, "timeout_seconds": 300.0, "structured_output": "none"} | more
+        own |= {"concurrency": self._server.concurrency, "structured_output": self._server.structured}
+        return own | {"retries": 1, "timeout_seconds": 600.0} | more
 
     def _corpus(self, name: str, documents: Sequence[Document]) -> Path:
         write_parquet(self.work / name / "corpus/documents.parquet", documents, Document)
@@ -312,6 +324,8 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="folder with documents.parquet")
     parser.add_argument("--out", type=Path, required=True, help="scratch folder")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="where packages are fetched to")
+    parser.add_argument("--server", choices=("transformers", "vllm"), default="transformers")
+    parser.add_argument("--small", action="store_true", help="as few items as the test has")
     parser.add_argument("--model", type=Path, help="a directory that was made before; default: made from the package")
     parser.add_argument("--markdown", type=Path, help="file whose table is replaced")
     arguments = parser.parse_args()
@@ -320,15 +334,16 @@ def main() -> None:
     rows = []
     with ExitStack() as stack:
         folder = arguments.model or stack.enter_context(model_folder(arguments.cache))
-        server = stack.enter_context(served(folder, arguments.out))
-        paths = Paths(arguments.out, documents, server, FULL)
+        server = stack.enter_context(served(folder, arguments.out, arguments.server))
+        paths = Paths(arguments.out, documents, server, SMALL if arguments.small else FULL)
         for path in paths.all():
             rows.append(paths.measured(path))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     made = table(rows)
     if arguments.markdown:
         text = arguments.markdown.read_text(encoding="utf-8")
-        text = re.sub(r"(?ms)^\| path \|.*?(?=^\s*$|\Z)", lambda _: made + "\n", text)
+        mark = rf"(?ms)(^## {arguments.server}\n.*?)^\| path \|.*?(?=^\s*$|\Z)"
+        text = re.sub(mark, lambda found: found[1] + made + "\n", text)
         arguments.markdown.write_text(text, encoding="utf-8")
 
 
