@@ -43,6 +43,7 @@ rule all:
 
 
 include: "workflow/rules/corpus.smk"
+include: "workflow/rules/generation.smk"
 include: "workflow/rules/synthesis.smk"
 include: "workflow/rules/base.smk"
 include: "workflow/rules/selection.smk"

@@ -25,6 +25,8 @@ class Job:
     resources: dict[str, Any]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    command: str
+    """What the shell is given; "" for a rule that only collects."""
 
 
 @dataclass
@@ -62,7 +64,13 @@ def _plan(config: str | None, targets: tuple[str, ...], cores: int) -> Plan:
             resources = {key: value for key, value in job.resources.items() if not key.startswith("_")}
             # With more cores than any rule asks for, a job's threads are the rule's own.
             plan.jobs[name] = Job(
-                name, job.rule.name, job.threads, resources, tuple(map(str, job.input)), tuple(map(str, job.output))
+                name,
+                job.rule.name,
+                job.threads,
+                resources,
+                tuple(map(str, job.input)),
+                tuple(map(str, job.output)),
+                job.shellcmd or "",
             )
             made |= dict.fromkeys(map(str, job.output), name)
         for name, job in plan.jobs.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 MODELS = ("base", "naive_grpo", "rl_1", "rl_2", "rl_3", "memory_rl", "sce_merge", "rl_4")
@@ -61,9 +63,12 @@ RECIPE = {
 }
 
 
-def expected(rows):
+def expected(rows, generated=False):
     """The whole DAG with the audit at its end, which waits for the ablation rows given."""
     edges = dict(RECIPE)
+    if generated:
+        # Agents and extracted triples, which only a configuration with endpoints asks for.
+        edges |= {"mase": {"corpus"}, "extract": {"corpus"}, "synthesis": RECIPE["synthesis"] | {"mase", "extract"}}
     full = {f"evaluate_full {model} heldout": {"synthesis", maker} for model, maker in MAKER.items()}
     agent = {
         f"evaluate_agent {model} heldout_long": {"synthesis", maker}
@@ -92,8 +97,30 @@ def test_nodes_and_edges_are_those_of_the_recipe(plan, config, rows):
         for name, reads in found.edges.items()
         if name.split()[0] not in ("fetch", "corpus")
     }
-    assert edges == expected(rows)
+    assert edges == expected(rows, generated=config == "configs/paper.yaml")
     assert found.edges["corpus"] == {f"fetch {source}" for source in found.run.corpus.sources}
+
+
+def test_what_was_generated_is_handed_on_and_outlives_its_outputs(plan):
+    jobs = plan("configs/paper.yaml", "synthesis").jobs
+    results = "results/paper"
+    assert {f"{results}/generation/{f}" for f in ("mase/candidates.jsonl", "extract/edges.jsonl")} <= set(
+        jobs["synthesis"].inputs
+    )
+    for name, option in (("mase", "candidates.jsonl"), ("extract", "edges.jsonl")):
+        outputs = jobs[name].outputs
+        assert any(file.endswith(option) for file in outputs)
+        journal = re.search(r"--journal (\S+) ", jobs[name].command)[1]
+        assert journal == f"{results}/state/generation/{name}" and not any(f.startswith(journal) for f in outputs)
+    words = jobs["synthesis"].command.split()
+    assert words[words.index("--candidates") + 1] == f"{results}/generation/mase/candidates.jsonl"
+    assert words[words.index("--edges") + 1] == f"{results}/generation/extract/edges.jsonl"
+
+
+def test_a_laptop_asks_no_model(plan):
+    jobs = plan(None).jobs
+    assert {"mase", "extract"}.isdisjoint(jobs)
+    assert "--candidates" not in jobs["synthesis"].command and "''" not in jobs["synthesis"].command
 
 
 def test_eight_models_are_evaluated_and_all_but_naive_grpo_through_the_agent(plan):
@@ -132,8 +159,6 @@ def test_every_ablation_row_is_trained_converted_and_evaluated(plan):
 
 
 def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
-    import re
-
     found = 0
     for file in sorted(root.glob("workflow/rules/*.smk")):
         if file.name == "targets.smk":
@@ -149,4 +174,4 @@ def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
             assert set(order[1:]) <= set(keys), f"{file.name}: {name}: lacks {set(order) - set(keys)}"
             assert re.search(r"code=(code|module)_digest\(", block), f"{file.name}: {name}: no code digest"
             found += 1
-    assert found == 16
+    assert found == 18

@@ -1,6 +1,6 @@
 # Samples of the five tasks, with answers computed from the documents.
 #
-# In:  R/corpus/documents.parquet
+# In:  R/corpus/documents.parquet; what generation.smk makes, where it is switched on
 # Out: R/tokenizer/                                                      a Hugging Face tokenizer with its chat template
 #      R/synthesis/{samples,heldout,heldout_long,memory}.parquet         Sample records
 #      R/synthesis/documents.parquet                                     the documents that they use
@@ -39,6 +39,8 @@ rule synthesis:
     input:
         documents=rules.corpus.output.documents,
         tokenizer=rules.tokenizer.output,
+        candidates=CANDIDATES,
+        edges=EDGES,
     output:
         samples=f"{R}/synthesis/samples.parquet",
         heldout=f"{R}/synthesis/heldout.parquet",
@@ -62,6 +64,8 @@ rule synthesis:
         config=settings("synthesis", "run.seed", "base.window", "llm.generator"),
         folder=subpath(output.samples, parent=True),
         corpus=subpath(input.documents, parent=True),
+        more=[word for file in CANDIDATES for word in ("--candidates", file)]
+        + [word for file in EDGES for word in ("--edges", file)],
     shell:
         'qwenlong synthesize run --config "$QWENLONG_CONFIG" --corpus {params.corpus:q}'
-        " --tokenizer {input.tokenizer:q} --out {params.folder:q} > {log:q} 2>&1"
+        " --tokenizer {input.tokenizer:q} --out {params.folder:q} {params.more:q} > {log:q} 2>&1"

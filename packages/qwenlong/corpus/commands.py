@@ -47,17 +47,20 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Turn fetched sources into filtered, deduplicated documents."""
-    from qwenlong.core import config_files, tracking
+    from qwenlong.core import config_files, ownership, tracking
+    from qwenlong.corpus import judge
     from qwenlong.corpus.build import build as make
-    from qwenlong.corpus.build import write
+    from qwenlong.corpus.build import judge_open, write
 
     settings = config_files.load(config)
+    ownership.lock(out / ".lock", "`corpus build`", out)
     with tracking.stage(settings, "corpus", settings.corpus.model_dump(mode="json")) as run:
         documents, stats = make(settings, sources)
         write(settings, sources, out, documents, stats)
         counts = {f"documents/{name}": float(n) for name, n in stats["categories"].items()}
         run.log_metrics(counts | {"documents": float(len(documents)), "characters": float(stats["characters"])})
     _show(stats, as_json)
+    judge.complete(judge_open(stats), judge.folder(settings))
 
 
 @app.command()
@@ -79,16 +82,19 @@ def shards(
     as_json: Json = False,
 ) -> None:
     """Filter, deduplicate and decontaminate documents in shards, in parallel (corpus.executor, corpus.workers)."""
-    from qwenlong.core import config_files
+    from qwenlong.core import config_files, ownership
     from qwenlong.core.errors import UsageError
     from qwenlong.core.provenance import sidecar
+    from qwenlong.corpus import judge
     from qwenlong.corpus.shards import run
 
     settings = config_files.load(config)
+    ownership.lock(out / ".lock", "`corpus shards`", out)
     files = [f for path in documents for f in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
     if not files:
         raise UsageError(f"no *.parquet in {', '.join(map(str, documents))}; name shards or a folder that holds some")
-    counts = run(files, out, settings.corpus, settings.run.seed)
+    asked = judge.endpoint(settings) if settings.corpus.judge_filter else None
+    counts = run(files, out, settings.corpus, settings.run.seed, asked)
     sidecar(
         out / "counts.json",
         inputs={str(file): file for file in files},
@@ -98,13 +104,14 @@ def shards(
     )
     if as_json:
         typer.echo(json.dumps(counts, sort_keys=True))
-        return
-    typer.echo(
-        f"{counts['read']:,} documents in {counts['shards']:,} shards, {counts['kept']:,} kept in {out / 'kept'}"
-    )
-    for what in ("dropped", "contaminated"):
-        for name, count in counts[what].items():
-            typer.echo(f"{what}, {name}: {count:,}")
+    else:
+        typer.echo(
+            f"{counts['read']:,} documents in {counts['shards']:,} shards, {counts['kept']:,} kept in {out / 'kept'}"
+        )
+        for what in ("dropped", "contaminated"):
+            for name, count in counts[what].items():
+                typer.echo(f"{what}, {name}: {count:,}")
+    judge.complete(counts.get("judge", {}).get("open", 0), out / "work" / "judge")
 
 
 @app.command()

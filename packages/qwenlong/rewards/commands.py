@@ -43,7 +43,14 @@ def score_file(source: Path, target: Path, rule: str, judge: str) -> dict[str, A
     if rule not in ("auto", *TASKS):
         raise UsageError(f"--rule {rule!r} is no task; use auto or one of {', '.join(TASKS)}")
     rows = _read(source, rule)
-    rewards = asyncio.run(_score_rows(rows, _endpoint(judge)))
+    endpoint = _endpoint(judge)
+    # What the judge was paid for outlives a kill: the same command finds it there.
+    replies = target.with_name(f"{target.name}.replies") if endpoint is not None else None
+    if replies is not None:
+        from qwenlong.core import ownership
+
+        ownership.lock(replies / ".lock", "`score`", target)
+    rewards = asyncio.run(_score_rows(rows, endpoint, replies))
     write_jsonl(target, [_line(row, reward) for row, reward in zip(rows, rewards, strict=True)])
     values = [reward.value for reward in rewards if not reward.dropped]
     return {
@@ -99,7 +106,9 @@ def _read(source: Path, rule: str) -> list[dict[str, Any]]:
     return rows
 
 
-async def _score_rows(rows: list[dict[str, Any]], endpoint: EndpointConfig | None) -> list[Reward]:
+async def _score_rows(
+    rows: list[dict[str, Any]], endpoint: EndpointConfig | None, replies: Path | None = None
+) -> list[Reward]:
     import asyncio
 
     from qwenlong.rewards.service import reward
@@ -108,7 +117,7 @@ async def _score_rows(rows: list[dict[str, Any]], endpoint: EndpointConfig | Non
     if endpoint is not None:
         from qwenlong.core.llm import Client
 
-        client = Client(endpoint)
+        client = Client(endpoint, replies)
 
     async def one(row: dict[str, Any]) -> Reward:
         return await reward(

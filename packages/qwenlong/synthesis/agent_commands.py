@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
 ConfigFile = Annotated[Path, typer.Option(help="Configuration file.")]
 Corpus = Annotated[Path, typer.Option(help="Folder with documents.parquet.")]
+Journal = Annotated[
+    Path | None, typer.Option(help="Folder for journals and replies, where a run goes on; default: OUT/journal.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def mase(
     config: ConfigFile,
     corpus: Corpus,
-    out: Annotated[Path, typer.Option(help="Folder for candidates.jsonl, funnel.json, usage.json and the journals.")],
+    out: Annotated[Path, typer.Option(help="Folder for candidates.jsonl, funnel.json and usage.json.")],
+    journal: Journal = None,
     as_json: Json = False,
 ) -> None:
     """Let agents propose, solve and verify questions. The same command goes on where it was stopped."""
@@ -35,14 +39,15 @@ def mase(
 
     settings, documents = _load(config, corpus)
     roles = endpoints(settings)
+    state = _alone("mase", out, journal)
 
     async def go() -> Result:
-        async with agents.clients(roles, out / "journal" / "cache") as clients:
+        async with agents.clients(roles, state / "cache") as clients:
             try:
-                return await evolve(settings, documents, out, clients)
+                return await evolve(settings, documents, state, clients)
             finally:
                 # A run that fails has cost something too.
-                write_json(out / "usage.json", agents.usage(clients, journals(out)))
+                write_json(out / "usage.json", agents.usage(clients, journals(state)))
 
     result = asyncio.run(go())
     files = (out / "candidates.jsonl", out / "funnel.json")
@@ -53,7 +58,7 @@ def mase(
     counts = result.funnel["all"]
     lines = "\n".join(f"  {name:<12}{counts[name]:>8}" for name in counts)
     typer.echo(json.dumps(result.funnel, sort_keys=True) if as_json else f"{lines}\nwritten to {out}")
-    _complete(result.unavailable, "questions", out)
+    _complete(result.unavailable, "questions", state)
 
 
 def extract(
@@ -63,6 +68,7 @@ def extract(
     extractor: Annotated[
         str, typer.Option(help="rules, llm, or both: rules first, a model for documents in which they find nothing.")
     ] = "both",
+    journal: Journal = None,
     as_json: Json = False,
 ) -> None:
     """Read triples for the knowledge graph out of documents. The same command goes on where it was stopped."""
@@ -75,7 +81,8 @@ def extract(
     if extractor not in ("rules", "llm", "both"):
         raise UsageError(f"--extractor {extractor} is unknown; use rules, llm or both")
     settings, documents = _load(config, corpus)
-    made = asyncio.run(run.extract(settings, documents, out, extractor))  # type: ignore[arg-type]
+    state = _alone("extract", out, journal)
+    made = asyncio.run(run.extract(settings, documents, out, extractor, state))  # type: ignore[arg-type]
     files = tuple(out / name for name in ("edges.jsonl", "graph.graphml", "funnel.json"))
     with all_or_none(*(path for file in files for path in (file, path_of(file)))):
         run.write(out, made)
@@ -84,7 +91,20 @@ def extract(
         typer.echo(json.dumps(made.funnel, sort_keys=True))
     else:
         typer.echo(f"{len(made.edges)} triples from {len(documents)} documents -> {out}")
-    _complete(made.unavailable, "passages", out)
+    _complete(made.unavailable, "passages", state)
+
+
+def _alone(verb: str, out: Path, journal: Path | None) -> Path:
+    """Return the folder of the journals, for this process alone until it ends.
+
+    Raises QwenlongError naming the process that works on the same output or the same journals.
+    """
+    from qwenlong.core import ownership
+
+    state = journal or out / "journal"
+    for folder in (out, state):
+        ownership.lock(folder / ".lock", f"`synthesize {verb}`", folder)
+    return state
 
 
 def _load(config: Path, corpus: Path) -> tuple[Config, list[Any]]:
@@ -108,10 +128,10 @@ def _sidecars(settings: Config, corpus: Path, files: tuple[Path, ...], section: 
         )
 
 
-def _complete(unavailable: int, what: str, out: Path) -> None:
+def _complete(unavailable: int, what: str, state: Path) -> None:
     """Raise QwenlongError (exit code 1) when an outage left something open; what there is has been written."""
     if unavailable:
         raise QwenlongError(
-            f"{unavailable} {what} without a reply from the endpoint; what was answered is kept in {out / 'journal'}: "
+            f"{unavailable} {what} without a reply from the endpoint; what was answered is kept in {state}: "
             "run the same command again when the endpoint answers"
         )

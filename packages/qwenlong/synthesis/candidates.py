@@ -39,6 +39,8 @@ class Candidate:
     generator: str = "rules@1"
     specifics: tuple[str, ...] = ()
     checks: tuple[tuple[str, Any], ...] = ()
+    #: The text of each span of evidence, where a candidate comes from a file: it must still stand there.
+    quotes: tuple[str, ...] = ()
 
     @property
     def documents(self) -> tuple[str, ...]:

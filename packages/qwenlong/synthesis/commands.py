@@ -35,27 +35,37 @@ def run(
     corpus: Annotated[Path | None, typer.Option(help="Folder with documents.parquet; default: built here.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder; default: made here.")] = None,
     edges: Edges = None,
+    candidates: Annotated[
+        list[Path] | None,
+        typer.Option(help="candidates.jsonl of `mase` (or nl2sql) for the training samples; repeat for more."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make samples of all tasks. Without --corpus and --tokenizer both are made under OUT/.work first."""
-    from qwenlong.core import config_files, tracking
+    from qwenlong.core import config_files, ownership, tracking
     from qwenlong.core.files import read_parquet
     from qwenlong.core.records import Document
     from qwenlong.core.tokens import Tokenizer
+    from qwenlong.synthesis.mase.output import read
     from qwenlong.synthesis.output import write
     from qwenlong.synthesis.rewrite import rewrite
     from qwenlong.synthesis.run import synthesize
 
     settings = config_files.load(config)
+    files = candidates or []
+    # Read before anything is made: a broken line should not cost a run.
+    extra = [one for path in files for one in read(path)]
+    ownership.lock(out / ".lock", "`synthesize run`", out)
     with tracking.stage(settings, "synthesis", settings.synthesis.model_dump(mode="json")) as tracked:
         corpus = corpus or _built_corpus(settings, out / ".work")
         file = corpus / "documents.parquet"
         documents = read_parquet(file, Document)
         folder = tokenizer or _built_tokenizer(settings, documents, out / ".work")
-        result = synthesize(settings, documents, Tokenizer(folder), edges=_read_edges(edges))
+        result = synthesize(settings, documents, Tokenizer(folder), edges=_read_edges(edges), extra=extra)
         result = rewrite(settings, result, Tokenizer(folder), out)
         inputs = {"documents": file, "tokenizer": folder}
         inputs |= {f"edges_{number}": path for number, path in enumerate(edges or (), 1)}
+        inputs |= {f"candidates_{number}": path for number, path in enumerate(files, 1)}
         write(settings, result, out, inputs)
         counts = _counts(result.funnel)
         tracked.log_metrics({f"{output}/{task}": float(n) for task, row in counts.items() for output, n in row.items()})
@@ -63,12 +73,15 @@ def run(
         typer.echo(json.dumps(result.funnel, sort_keys=True))
         return
     _print_funnel(result.funnel)
+    if "extra" in result.funnel:
+        typer.echo(f"candidates of files: {json.dumps(result.funnel['extra'], sort_keys=True)}")
     typer.echo(f"written to {out}; `qwenlong synthesize check {out}` proves them again")
 
 
 def _built_corpus(settings: Config, work: Path) -> Path:
     """Fetch and build the corpus under `work`; what is already in the cache is not fetched again."""
-    from qwenlong.corpus.build import build, write
+    from qwenlong.corpus import judge
+    from qwenlong.corpus.build import build, judge_open, write
     from qwenlong.corpus.fetch import fetch_all
     from qwenlong.corpus.sources import packages
 
@@ -76,6 +89,7 @@ def _built_corpus(settings: Config, work: Path) -> Path:
     fetch_all(packages(settings.corpus), cache)
     documents, stats = build(settings, cache)
     write(settings, cache, work / "corpus", documents, stats)
+    judge.complete(judge_open(stats), judge.folder(settings))
     return work / "corpus"
 
 

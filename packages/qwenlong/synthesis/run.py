@@ -25,7 +25,9 @@ from qwenlong.synthesis import (
     reading,
     walks,
 )
+from qwenlong.synthesis.candidates import Candidate
 from qwenlong.synthesis.decontaminate import Seen
+from qwenlong.synthesis.extra import Extra
 from qwenlong.synthesis.fill import STEPS, Filler, Set, Template, measured
 from qwenlong.synthesis.graph import Edge, KnowledgeGraph
 from qwenlong.synthesis.lengths import histogram
@@ -101,11 +103,17 @@ def counted(documents: Sequence[Document], tokenizer: Tokenizer) -> list[Documen
 
 
 def synthesize(
-    config: Config, documents: Sequence[Document], tokenizer: Tokenizer, *, edges: Sequence[Edge] = ()
+    config: Config,
+    documents: Sequence[Document],
+    tokenizer: Tokenizer,
+    *,
+    edges: Sequence[Edge] = (),
+    extra: Sequence[Candidate] = (),
 ) -> Result:
     """Return samples of every task of `config.synthesis.tasks`, answers computed from the documents.
 
     `edges` are extracted triples (`extract.run.read`); those that the documents bear out join the graph of their side.
+    `extra` are candidates that agents proposed and verified: they take turns with the templates for training samples.
     The same inputs give the same result. Raises DataError for an empty corpus, and when a task yields no training or
     no held-out sample, with the step that lost them.
     """
@@ -123,6 +131,10 @@ def synthesize(
     made: dict[str, list[Sample]] = {}
     funnel: dict[str, Any] = {}
     seen = {"train": Seen(), "heldout": Seen()}
+    names = {name for templates in TEMPLATES.values() for name in templates}
+    given = Extra(
+        extra, sides["train"], sides["heldout"], config.synthesis.tasks, names, config.synthesis.max_candidate_share
+    )
     for side, shown in sides.items():
         shown = counted(shown, tokenizer)
         knowledge = graph.build(shown)
@@ -139,7 +151,10 @@ def synthesize(
                 filler = Filler(output, pool, tokenizer, seen, config.synthesis)
                 made[output.name] = []
                 for task in sorted(config.synthesis.tasks):
-                    kept, counts = filler.fill(task, chosen(config.synthesis.templates)[task])
+                    templates = chosen(config.synthesis.templates)[task]
+                    if output.name == "samples":
+                        templates = templates | given.templates(task, output.per_task, seen["train"])
+                    kept, counts = filler.fill(task, templates)
                     made[output.name] += kept
                     funnel.setdefault(task, {})[output.name] = counts
     _refuse_empty(config, made, funnel)
@@ -152,6 +167,8 @@ def synthesize(
         "tokenizer": tokenizer.digest,
     }
     report |= measured(plan, made)
+    if extra:
+        report["extra"] = given.report(Counter(sample.template for sample in made["samples"]))
     if edges:
         report["edges"] = {"intake": taken, "resolved": resolved}
         whole = KnowledgeGraph([*whole.edges, *stated])

@@ -97,6 +97,15 @@ def test_it_gives_up_on_an_endpoint_that_is_down_and_goes_on_next_time(
     assert all(outcome.ok for outcome in run(endpoint.url, tmp_path / "j.jsonl", list(range(200))))
 
 
+def test_the_endpoints_own_limit_bounds_every_reply(endpoint: Any, tmp_path: Path) -> None:
+    endpoint.answer = lambda body: {"text": '{"n": 1}', "finish": "length" if body["max_tokens"] < 9 else "stop"}
+    assert run(endpoint.url, tmp_path / "j.jsonl", [1], max_tokens=4)[0].error == "truncated"
+    assert {body["max_tokens"] for body in endpoint.requests} == {4}
+    # Without it the cut-off reply is no longer the answer.
+    assert run(endpoint.url, tmp_path / "j.jsonl", [1])[0].value == 1001
+    assert endpoint.requests[-1]["max_tokens"] == 9
+
+
 def test_two_items_with_one_id_are_refused(endpoint: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="two items have the id '1'"):
         run(endpoint.url, tmp_path / "j.jsonl", [1, 2, 1])

@@ -60,7 +60,8 @@ def propose(text: str) -> str:
         "reasoning": ["It says so."],
     }
     if "three wrong ones" in text:
-        wrong = re.findall(r"[A-Za-z]{6,}", first)[4:7] if found else [f"bird number {n}" for n in (1, 2, 3)]
+        named = [word for word in re.findall(r"[A-Za-z]*\d+", "\n".join(lines)) if word != answer]
+        wrong = named[:3] if found else [f"bird number {n}" for n in (1, 2, 3)]
         form["distractors"] = [{"document": 1, "quote": word} for word in wrong]
     return "Let me see {not json}.\n" + json.dumps(form)
 

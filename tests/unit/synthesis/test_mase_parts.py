@@ -14,7 +14,7 @@ from qwenlong.core.records import Evidence
 from qwenlong.synthesis.agents import locate
 from qwenlong.synthesis.mase import agents
 from qwenlong.synthesis.mase.clusters import Cluster, make
-from qwenlong.synthesis.mase.proposals import Dialogue, Grounded, Item, Plain, ground, needles
+from qwenlong.synthesis.mase.proposals import Choice, Dialogue, Grounded, Item, Plain, ground, needles
 from qwenlong.synthesis.mase.run import similarity
 
 
@@ -46,7 +46,7 @@ def test_injected_documents_stay_inside_their_fence() -> None:
         }
     )
     item = Item(Cluster("c", (evil,)), "viewpoint", 1, 0)
-    text = agents.propose(item, ["Which?"], MaseConfig(), 0).messages[0]["content"]
+    text = agents.propose(item, [Grounded("Which?", "x", (), ())], MaseConfig(), 0).messages[0]["content"]
     mark = re.search(r"the marks (#\w{12})", text)[1]  # type: ignore[index]
     inside = text.split(mark)[2]
     assert "{history} {form}" in inside and "{fence}" in inside and text.count("Which?") == 1
@@ -103,6 +103,53 @@ def test_dialogue_proposals_must_stand_in_the_conversation(values: dict[str, Any
     assert made.answer.endswith(f"bird number {2 * place} in garden 0 today")
     with pytest.raises(Refused, match=kind):
         ground(item, Dialogue.model_validate(good | values), 10_000, 0)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "kind"),
+    [
+        ("1801", ["30", "amber0 and salt", "the bridge"], "implausible"),
+        ("amber0", ["salt", "narrow for carts", "1801"], "implausible"),
+        ("amber0", ["salt", "school", "Arlow lies on the river Vell0. Its bridge"], "implausible"),
+        ("amber0 and salt", ["the mason Orr0", "the bridge of Arlow", "amber0 and salt"], "says the same as another"),
+        ("salt", ["bridge", "whale", "school"], "'whale' does not stand in document 1"),
+        ("salt", ["bridge", "mason", "school"], None),
+    ],
+)
+def test_wrong_options_stand_in_the_documents_and_look_like_the_right_one(
+    right: str, wrong: list[str], kind: str | None
+) -> None:
+    item = Item(Cluster("c", (DOCUMENTS[0],)), "multiple_choice", 1, 0)
+    where = {
+        "1801": "Its bridge was built in 1801",
+        "amber0": "sells amber0 and salt",
+        "salt": "sells amber0 and salt",
+        "amber0 and salt": "sells amber0 and salt",
+    }
+    form = {
+        "question": "Which is it?",
+        "answer": right,
+        "evidence": [{"document": 1, "quote": where[right]}],
+        "reasoning": ["x"],
+        "distractors": [{"document": 1, "quote": one} for one in wrong],
+    }
+    proposal = Choice.model_validate(form)
+    if kind is None:
+        made = ground(item, proposal, 10_000, 0)
+        assert sorted(made.choices) == sorted([right, *wrong]) and made.choices["ABCD".index(made.answer)] == right
+        return
+    with pytest.raises(Refused, match=kind):
+        ground(item, proposal, 10_000, 0)
+
+
+def test_the_proposer_sees_what_was_accepted_with_its_answer() -> None:
+    item = Item(Cluster("c", (DOCUMENTS[0],)), "viewpoint", 2, 0)
+    history = [
+        Grounded("What does it sell?", "B", (), (), choices=("wool", "salt", "coal", "tin")),
+        Grounded("When was it built?", "1801", (), ()),
+    ]
+    text = agents.propose(item, history, MaseConfig(), 0).messages[0]["content"]
+    assert "- What does it sell? Answer: salt\n- When was it built? Answer: 1801\n" in text
 
 
 def test_needles_grow_with_rounds_as_far_as_the_conversation_goes() -> None:

@@ -154,6 +154,9 @@ class SynthesisConfig(Section):
     the later one is dropped. 1: only equal ones."""
     screen: ScreenConfig = ScreenConfig()
     """What can be answered without documents, and what cannot be answered among more of them."""
+    max_candidate_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share of a task's training samples from files of candidates (`run --candidates`), which take turns with
+    the templates. [assumed]"""
     mase: MaseConfig = MaseConfig()
     """Self-evolving agents, `qwenlong synthesize mase`."""
     extract: ExtractConfig = ExtractConfig()

@@ -15,6 +15,8 @@ MaseTask = Literal["viewpoint", "in_context_learning", "reading_comprehension", 
 class MaseConfig(Section):
     """Multi-agent self-evolution: a proposer asks, a solver answers, a verifier compares."""
 
+    enabled: bool = False
+    """Whether the workflow runs it and hands what was accepted to synthesis. Needs an endpoint."""
     proposer: EndpointConfig | None = None
     """Writes question and answer; none: llm.generator."""
     solver: EndpointConfig | None = None
@@ -59,6 +61,8 @@ class MaseConfig(Section):
 class ExtractConfig(Section):
     """Triples (subject, relation, object) for the knowledge graph."""
 
+    enabled: bool = False
+    """Whether the workflow reads triples with a model and hands them to synthesis. Needs an endpoint."""
     endpoint: EndpointConfig | None = None
     """Reads prose; none: llm.generator."""
     passage_characters: Annotated[int, Field(ge=200)] = 4000

@@ -148,6 +148,9 @@ class EndpointConfig(Section):
     """Price of a million prompt tokens, in whatever currency the account has; 0 for a server of one's own."""
     price_per_million_completion: Annotated[float, Field(ge=0)] = 0.0
     """Price of a million completion tokens, in the same currency."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest reply asked for, in tokens, where a path would ask for more; for servers with a small window or none to
+    spare. none: as each path says."""
     structured_output: Literal["json_schema", "json_object", "none"] = "json_schema"
     """What the server can be held to when JSON is wanted: a schema, any object, or nothing (the prompt asks for it).
     What comes back is validated in each case."""

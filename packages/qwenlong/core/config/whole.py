@@ -118,6 +118,21 @@ class Config(Section):
                 self.ablation(row.name)
         return self
 
+    @model_validator(mode="after")
+    def _generation_has_endpoints(self) -> Config:
+        mase, extract = self.synthesis.mase, self.synthesis.extract
+        for name, enabled, own in (
+            ("mase", mase.enabled, mase.proposer),
+            ("extract", extract.enabled, extract.endpoint),
+        ):
+            if enabled and own is None and self.llm.generator is None:
+                key = "proposer" if name == "mase" else "endpoint"
+                raise ValueError(
+                    f"synthesis.{name}.enabled = true, but neither synthesis.{name}.{key} nor llm.generator is set; "
+                    "name an endpoint {base_url, model}, or set it to false"
+                )
+        return self
+
     def stage(self, name: str) -> StageConfig:
         """Return the stage with `training`'s values where it sets none. Raises ValueError for an unknown stage."""
         if name not in RL_STAGES:

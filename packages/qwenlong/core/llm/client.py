@@ -126,7 +126,7 @@ class Client:
         body: dict[str, Any] = {
             "model": self.endpoint.model,
             "messages": [dict(m) for m in messages],
-            "max_tokens": max_tokens,
+            "max_tokens": min(max_tokens, self.endpoint.max_tokens or max_tokens),
             "temperature": temperature,
             "top_p": top_p,
             # Servers read it as a signed 32- or 64-bit number.

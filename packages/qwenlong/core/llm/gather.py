@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +89,10 @@ class _State:
 async def _one(
     client: Client, name: str, item: ItemT, request: Request, parse: Callable[[ItemT, Any], T], book: Journal
 ) -> Outcome[T]:
+    most = client.endpoint.max_tokens
+    if most is not None and most < request.max_tokens:
+        # Here, too: a reply that was cut off under a smaller limit is asked for again under a larger one.
+        request = replace(request, max_tokens=most)
     digest = request.digest(client.endpoint.model)
     known = book.get(name, digest)
     if known is not None and known.get("error") is None:

@@ -8,7 +8,7 @@ from itertools import permutations
 
 from qwenlong.core.files import digest_value
 from qwenlong.core.records import Document, Sample
-from qwenlong.synthesis.checker import derive, dialogues, walks
+from qwenlong.synthesis.checker import derive, dialogues, proposed, walks
 
 LETTERS = "ABCDEFGHIJ"
 #: Templates of doc_multi_hop and the steps from the question to its answer; each step has its own evidence.
@@ -132,4 +132,6 @@ RULES: tuple[Callable[[Sample, Sequence[Document]], str], ...] = (
     _prefix,
     _evidence_bounds,
     walks.faults,
+    proposed.grounded,
+    proposed.needles,
 )

@@ -18,8 +18,12 @@ from qwenlong.synthesis.graph import Edge, KnowledgeGraph
 Which = Literal["rules", "llm", "both"]
 
 
-async def extract(config: Config, documents: Sequence[Document], folder: Path, which: Which) -> Extraction:
+async def extract(
+    config: Config, documents: Sequence[Document], folder: Path, which: Which, state: Path | None = None
+) -> Extraction:
     """Return the edges of documents. `both`: rules first, a model for the documents in which they find nothing.
+
+    Journal and replies stand in `state`, by default `folder`/journal.
 
     Raises ConfigError when a model is wanted and no endpoint is set.
     """
@@ -36,11 +40,15 @@ async def extract(config: Config, documents: Sequence[Document], folder: Path, w
         known = {edge.document for edge in edges}
         rest = [document for document in documents if document.id not in known]
     if which != "rules":
-        journal = folder / "journal" / "extractor.jsonl"
-        async with agents.clients({"extractor": endpoint}, folder / "journal" / "cache") as clients:
+        state = state or folder / "journal"
+        journal = state / "extractor.jsonl"
+        async with agents.clients({"extractor": endpoint}, state / "cache") as clients:
             model = ModelExtractor(clients["extractor"], config.synthesis.extract, config.run.seed, journal)
-            by_model = await model.extract(rest)
-            write_json(folder / "usage.json", agents.usage(clients, {"extractor": journal}))
+            try:
+                by_model = await model.extract(rest)
+            finally:
+                # A run that fails has cost something too.
+                write_json(folder / "usage.json", agents.usage(clients, {"extractor": journal}))
         edges, unavailable = [*edges, *by_model.edges], by_model.unavailable
         funnel[ModelExtractor.name] = by_model.funnel
     return Extraction(KnowledgeGraph(edges).edges, funnel, unavailable)

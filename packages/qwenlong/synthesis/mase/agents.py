@@ -49,7 +49,7 @@ class Posed:
         return self.item.id
 
 
-def propose(item: Item, history: Sequence[str], config: MaseConfig, seed: int) -> Request:
+def propose(item: Item, history: Sequence[Grounded], config: MaseConfig, seed: int) -> Request:
     """Return the request to the proposer."""
     kind = KINDS[item.kind]
     shown, mark = _documents(item.cluster.documents, config.document_characters)
@@ -59,7 +59,7 @@ def propose(item: Item, history: Sequence[str], config: MaseConfig, seed: int) -
         "fence": mark,
         "rules": fill(f"rules_{item.kind}", {"needles": count}, FOLDER),
         "level": fill(f"level_{min(item.round, LEVELS)}", {}, FOLDER),
-        "history": "\n".join(f"- {question}" for question in history) or "(none yet)",
+        "history": "\n".join(f"- {one.question} Answer: {_shown(one)}" for one in history) or "(none yet)",
         "form": fill(kind.form_template, {}, FOLDER),
     }
     return Request(
@@ -113,13 +113,17 @@ def agrees_exactly(posed: Posed) -> bool:
     return plain(said.removeprefix(proposal.answer_prefix)) == plain(message)
 
 
+def quotes(posed: Posed) -> tuple[str, ...]:
+    """Return the text of each span of evidence."""
+    by_id = {document.id: document for document in posed.item.cluster.documents}
+    return tuple(by_id[span.document].text[span.start : span.end] for span in posed.proposal.evidence)
+
+
 def verify(posed: Posed, config: MaseConfig, seed: int) -> Request:
     """Return the request to the verifier; no value can spell a verdict or the fence."""
-    by_id = {document.id: document for document in posed.item.cluster.documents}
-    quotes = [by_id[span.document].text[span.start : span.end] for span in posed.proposal.evidence]
     values = {
         "question": posed.proposal.question,
-        "evidence": "\n".join(quotes),
+        "evidence": "\n".join(quotes(posed)),
         "reference": posed.proposal.answer,
         "answer": posed.answer[:MAX_ANSWER],
     }
@@ -138,6 +142,11 @@ def read_verdict(_: Posed, text: Any) -> bool:
     if verdict is None:
         raise Refused("no_verdict", f"the last line is {text.strip()[-60:]!r}", again=True)
     return verdict
+
+
+def _shown(proposal: Grounded) -> str:
+    """Return the answer in words: a letter says nothing without its options."""
+    return proposal.choices[choice.LETTERS.index(proposal.answer)] if proposal.choices else proposal.answer
 
 
 def _instruction(proposal: Grounded) -> str:

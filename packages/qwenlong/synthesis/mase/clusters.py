@@ -71,12 +71,19 @@ def _turns(documents: Sequence[Document], seed: int) -> list[int]:
 
 def _telling(documents: Sequence[Document]) -> list[dict[str, float]]:
     """Return for each document its words of largest TF-IDF with their weights, of unit length."""
-    counts = [Counter(_WORD.findall(document.text[:READ].casefold())) for document in documents]
-    holding = Counter(word for count in counts for word in count)
+    holding: Counter[str] = Counter()
+    for document in documents:
+        holding.update(set(_words(document)))
     result = []
-    for count in counts:
+    for document in documents:
+        # Counted again: all counts at once would take more memory than the documents.
+        count = Counter(_words(document))
         weights = {word: n * math.log(len(documents) / holding[word]) for word, n in count.items()}
         kept = heapq.nsmallest(TERMS, weights, key=lambda word: (-weights[word], word))
         norm = math.sqrt(sum(weights[word] ** 2 for word in kept)) or 1.0
         result.append({word: weights[word] / norm for word in kept if weights[word] > 0})
     return result
+
+
+def _words(document: Document) -> list[str]:
+    return _WORD.findall(document.text[:READ].casefold())

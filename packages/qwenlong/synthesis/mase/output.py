@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from qwenlong.core.files import read_jsonl, write_jsonl
 from qwenlong.core.records import Document, Evidence, Task
+from qwenlong.synthesis import choice
 from qwenlong.synthesis.agents import MIN_QUOTE, plain
 from qwenlong.synthesis.candidates import Candidate
 
@@ -24,7 +25,7 @@ class Stored(BaseModel):
     question_type: str
     template: str
     question: str
-    answers: tuple[str, ...]
+    answers: Annotated[tuple[str, ...], Field(min_length=1)]
     evidence: tuple[Evidence, ...]
     reasoning_chain: tuple[str, ...]
     instruction: str
@@ -34,6 +35,7 @@ class Stored(BaseModel):
     n_hops: int
     generator: str
     specifics: tuple[str, ...]
+    quotes: tuple[str, ...] = ()
 
 
 def write(path: Path, candidates: Sequence[Candidate]) -> None:
@@ -55,25 +57,37 @@ def holds(candidate: Candidate) -> Callable[[Sequence[Document]], bool]:
     """Return what tells whether the answer is still the one answer among documents shown.
 
     Nothing can compute a proposed answer again, so the test is strict: all evidence is shown, and no other document
-    holds the answer (the right option, the message) or one of the quotes.
+    has a title of theirs or holds the answer (the right option, the message) or one of the quotes.
     """
-    answer = candidate.answers[0].removeprefix(candidate.answer_prefix)
-    if candidate.choices:
-        answer = candidate.choices["ABCD".index(answer)]
-    return partial(_alone, plain(answer), candidate.evidence)
+    return _Alone(candidate).among
 
 
-def _alone(answer: str, evidence: Sequence[Evidence], documents: Sequence[Document]) -> bool:
-    by_id = {document.id: document for document in documents}
-    home = {span.document for span in evidence}
-    if not home <= by_id.keys():
-        return False
-    titles = {by_id[name].title for name in home}
-    needles = {answer} | {plain(by_id[span.document].text[span.start : span.end]) for span in evidence}
-    # Short ones ("1912", "yes") stand in half of all documents and answer nothing there.
-    needles = {needle for needle in needles if len(needle) >= MIN_QUOTE}
-    return all(
-        document.id in home
-        or (document.title not in titles and not any(needle in plain(document.text) for needle in needles))
-        for document in documents
-    )
+class _Alone:
+    """What a candidate's answer and quotes are looked for in; each document is read once, since many are tried."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        answer = candidate.answers[0].removeprefix(candidate.answer_prefix)
+        if candidate.choices and answer in choice.LETTERS[: len(candidate.choices)]:
+            answer = candidate.choices[choice.LETTERS.index(answer)]
+        # Short ones ("1912", "yes") stand in half of all documents and answer nothing there.
+        needles = {plain(text) for text in (answer, *candidate.quotes)}
+        self._needles = sorted(needle for needle in needles if len(needle) >= MIN_QUOTE)
+        self._home = frozenset(candidate.documents)
+        self._known: dict[tuple[str, str], bool] = {}
+
+    def among(self, documents: Sequence[Document]) -> bool:
+        by_id = {document.id: document for document in documents}
+        if not self._home <= by_id.keys():
+            return False
+        titles = {by_id[name].title for name in self._home}
+        return all(
+            document.id in self._home or (document.title not in titles and self._silent(document))
+            for document in documents
+        )
+
+    def _silent(self, document: Document) -> bool:
+        key = document.id, document.text
+        if key not in self._known:
+            text = plain(document.text)
+            self._known[key] = not any(needle in text for needle in self._needles)
+        return self._known[key]

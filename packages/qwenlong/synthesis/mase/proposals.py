@@ -23,6 +23,8 @@ Text = Annotated[str, Field(min_length=1, max_length=1000)]
 #: Needles of a dialogue question by round (MRCR), and passages that a question needs at least by round.
 NEEDLES = (2, 4, 8)
 PASSAGES = (1, 2, 3)
+#: How many times more words the longer of two options may have.
+LENGTHS = 4
 #: Longest answer or option that is copied from a document.
 MAX_ANSWER_WORDS = 12
 
@@ -141,8 +143,8 @@ def ground(item: Item, proposal: Proposal, shown: int, seed: int) -> Grounded:
     """Return the proposal with the spans of its quotes; only the first `shown` characters of a document count.
 
     Raises Refused: "ungrounded" when a quote does not stand in its document, or the answer not in a quote where it
-    must; "leaked" when the question gives the answer away; "too_easy" when it rests on fewer passages than its round
-    asks for.
+    must; "leaked" when the question gives the answer away; "implausible" when a wrong option is of another kind than
+    the right one; "too_easy" when it rests on fewer passages than its round asks for.
     """
     if isinstance(proposal, Dialogue):
         return _dialogue(item, proposal, shown, seed)
@@ -193,11 +195,26 @@ def _choice(item: Item, proposal: Choice, made: Grounded, shown: int, seed: int)
             raise Refused("ungrounded", f"an option of {len(option.split())} words is no phrase")
         if any(choice._same(option, other) for other in options[:place]):
             raise Refused("ungrounded", f"option {option[:60]!r} says the same as another")
+    for option in wrong:
+        if not plausible(made.answer, option):
+            raise Refused("implausible", f"option {option[:60]!r} is of another kind than {made.answer[:60]!r}")
     place = rng(seed, "mase", "letter", item.id).randrange(len(options))
     choices = (*wrong[:place], made.answer, *wrong[place:])
     letter = choice.LETTERS[place]
     chain = (*made.reasoning, f"That is option {letter}.")
     return Grounded(made.question, letter, made.evidence, chain, LETTER_INSTRUCTION, choices)
+
+
+def plausible(right: str, wrong: str) -> bool:
+    """Tell whether a wrong option could be taken for the right one by its form.
+
+    Both are numbers or neither is, and neither is several times longer: a reader who sees no document should not be
+    able to tell them apart.
+    """
+    if any(c.isdigit() for c in right) != any(c.isdigit() for c in wrong):
+        return False
+    one, other = len(right.split()), len(wrong.split())
+    return max(one, other) <= LENGTHS * min(one, other)
 
 
 def _messages(document: Document, shown: int) -> list[parse.Said]:

@@ -25,10 +25,10 @@ GENERATOR = "mase@1"
 ROLES = ("proposer", "solver", "verifier")
 #: What becomes of a proposal, in the order of the steps; the counts add up to "proposed".
 STEPS = (
-    *("malformed", "ungrounded", "leaked", "too_easy", "too_similar", "unsolved", "disagreed", "no_verdict"),
-    *("unavailable", "accepted"),
+    *("malformed", "ungrounded", "leaked", "implausible", "too_easy", "too_similar", "unsolved", "disagreed"),
+    *("no_verdict", "unavailable", "accepted"),
 )
-_GROUNDING = {"ungrounded", "leaked", "too_easy"}
+_GROUNDING = {"ungrounded", "leaked", "implausible", "too_easy"}
 
 
 @dataclass
@@ -45,7 +45,7 @@ class _Book:
     """What has been accepted and counted so far."""
 
     candidates: list[Candidate] = field(default_factory=list)
-    history: dict[str, list[str]] = field(default_factory=dict)
+    history: dict[str, list[Grounded]] = field(default_factory=dict)
     seen: Seen = field(default_factory=Seen)
     steps: Counter[tuple[int, str, str]] = field(default_factory=Counter)
     refusals: dict[str, Counter[str]] = field(default_factory=lambda: {role: Counter() for role in ROLES})
@@ -65,12 +65,12 @@ def endpoints(config: Config) -> dict[str, EndpointConfig]:
 
 
 def journals(folder: Path) -> dict[str, Path]:
-    """Return the journal of each role under an output folder."""
-    return {role: folder / "journal" / f"{role}.jsonl" for role in ROLES}
+    """Return the journal of each role in their folder."""
+    return {role: folder / f"{role}.jsonl" for role in ROLES}
 
 
 async def evolve(config: Config, documents: Sequence[Document], folder: Path, clients: Mapping[str, Client]) -> Result:
-    """Return the candidates of all rounds; what was answered before stands in the journals under `folder`.
+    """Return the candidates of all rounds; what was answered before stands in the journals in `folder`.
 
     Only documents of the training side are used: the questions are for training, and held-out entities stay unseen.
     Rounds wait for each other. A cluster with an outage goes no further in this run: what a later round would ask
@@ -85,7 +85,7 @@ async def evolve(config: Config, documents: Sequence[Document], folder: Path, cl
         items = [item for item in _items(config, groups, number) if item.cluster.id not in book.waiting]
         name = f"round {number} of {mase.rounds}"
 
-        def history(item: Item) -> list[str]:
+        def history(item: Item) -> list[Grounded]:
             accepted = book.history.get(item.cluster.id, [])
             return accepted[len(accepted) - min(mase.history, len(accepted)) :]
 
@@ -173,7 +173,7 @@ def _new(items: Sequence[Item], outcomes: Sequence[Outcome[Grounded]], book: _Bo
     for item, proposal in _survivors(items, outcomes, book, "proposer", step, lambda item: item):
         asked = _asked(proposal)
         near = round_seen.setdefault(item.cluster.id, [])
-        others = [*book.history.get(item.cluster.id, []), *near]
+        others = [*(one.question for one in book.history.get(item.cluster.id, [])), *near]
         if book.seen.repeats(asked) or any(similarity(proposal.question, other) > bound for other in others):
             book.count(item, "too_similar")
             continue
@@ -207,7 +207,7 @@ def _settle(one: agents.Posed, agreed: bool, book: _Book) -> None:
     if not agreed:
         return
     book.seen.add(_asked(proposal))
-    book.history.setdefault(item.cluster.id, []).append(proposal.question)
+    book.history.setdefault(item.cluster.id, []).append(proposal)
     kind = KINDS[item.kind]
     made = Candidate(
         task=kind.task,
@@ -224,6 +224,7 @@ def _settle(one: agents.Posed, agreed: bool, book: _Book) -> None:
         n_needles=proposal.n_needles,
         n_hops=0 if proposal.n_needles else len(proposal.evidence),
         generator=GENERATOR,
+        quotes=agents.quotes(one),
     )
     book.candidates.append(replace(made, holds=holds(made)))
 

@@ -1,0 +1,84 @@
+# What language models add to synthesis; each rule is there only when the configuration switches it on.
+#
+# In:  R/corpus/documents.parquet; endpoints of the configuration
+# Out: R/generation/mase/{candidates.jsonl,funnel.json}                  questions of the agents (synthesis.mase.enabled)
+#      R/generation/extract/{edges.jsonl,graph.graphml,funnel.json}      triples for the graph (synthesis.extract.enabled)
+# R/state/generation/<rule>/ keeps journals and replies: Snakemake deletes what an incomplete job has put out, and what
+# was paid for must outlive that. The same command goes on there.
+
+# What synthesis takes up.
+CANDIDATES = []
+EDGES = []
+
+if RUN.synthesis.mase.enabled:
+
+    rule mase:
+        input:
+            documents=rules.corpus.output.documents,
+        output:
+            candidates=f"{R}/generation/mase/candidates.jsonl",
+            funnel=report(
+                f"{R}/generation/mase/funnel.json",
+                caption="../report/funnel.rst",
+                category="Data",
+            ),
+        log:
+            f"{R}/logs/mase.log",
+        benchmark:
+            f"{R}/benchmarks/mase.tsv"
+        threads: cpus("light")
+        resources:
+            **need("light"),
+        params:
+            code=code_digest("synthesis", "rewards"),
+            config=settings(
+                "synthesis.mase",
+                "synthesis.heldout_share",
+                "synthesis.split_seed",
+                "llm.generator",
+                "run.seed",
+            ),
+            folder=subpath(output.candidates, parent=True),
+            corpus=subpath(input.documents, parent=True),
+            journal=f"{R}/state/generation/mase",
+        shell:
+            'qwenlong synthesize mase --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
+            " --journal {params.journal:q} > {log:q} 2>&1"
+
+    CANDIDATES.append(rules.mase.output.candidates)
+
+
+if RUN.synthesis.extract.enabled:
+
+    rule extract:
+        input:
+            documents=rules.corpus.output.documents,
+        output:
+            edges=f"{R}/generation/extract/edges.jsonl",
+            graph=f"{R}/generation/extract/graph.graphml",
+            funnel=report(
+                f"{R}/generation/extract/funnel.json",
+                caption="../report/funnel.rst",
+                category="Data",
+            ),
+        log:
+            f"{R}/logs/extract.log",
+        benchmark:
+            f"{R}/benchmarks/extract.tsv"
+        threads: cpus("light")
+        resources:
+            **need("light"),
+        params:
+            code=code_digest("synthesis"),
+            config=settings("synthesis.extract", "llm.generator", "run.seed"),
+            folder=subpath(output.edges, parent=True),
+            corpus=subpath(input.documents, parent=True),
+            journal=f"{R}/state/generation/extract",
+        shell:
+            'qwenlong synthesize extract --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
+            " --journal {params.journal:q} > {log:q} 2>&1"
+
+    EDGES.append(rules.extract.output.edges)
+
+
+# A further source of candidates (NL2SQL) is a rule like these two that appends its file to CANDIDATES.
