@@ -22,11 +22,12 @@ from qwenlong.synthesis.graph import KnowledgeGraph
 from qwenlong.synthesis.pool import Pool
 from qwenlong.synthesis.splits import split
 from qwenlong.synthesis.tables import Table
+from qwenlong.synthesis.tabular import templates as tabular
 
 Template = Callable[[Pool], Iterator[Candidate]]
 #: Question templates by task: the one registry.
 TEMPLATES: dict[str, dict[str, Template]] = {
-    "corpus_numerical": numerical.TEMPLATES,
+    "corpus_numerical": numerical.TEMPLATES | tabular.TEMPLATES,
     "dialogue_memory": dialogue.TEMPLATES,
     "doc_multi_hop": multi_hop.TEMPLATES,
     "multiple_choice": choice.TEMPLATES,

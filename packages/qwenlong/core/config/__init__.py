@@ -15,7 +15,7 @@ from qwenlong.core.config.data import (
     SynthesisConfig,
     TrackingConfig,
 )
-from qwenlong.core.config.generation import ExtractConfig, MaseConfig
+from qwenlong.core.config.generation import ExtractConfig, MaseConfig, Nl2SqlConfig, SqlConfig
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
@@ -69,6 +69,8 @@ __all__ = [
     "LimitsConfig",
     "MODELS",
     "MaseConfig",
+    "Nl2SqlConfig",
+    "SqlConfig",
     "MemoryRLConfig",
     "MergeConfig",
     "NanoTrainingConfig",

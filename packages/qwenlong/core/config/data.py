@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from qwenlong.core.config.corpus import DatasetConfig, FiltersConfig, FolderConfig, LimitsConfig
-from qwenlong.core.config.generation import ExtractConfig, MaseConfig
+from qwenlong.core.config.generation import ExtractConfig, MaseConfig, Nl2SqlConfig, SqlConfig
 from qwenlong.core.config.section import Section, plain_name
 
 
@@ -145,6 +145,10 @@ class SynthesisConfig(Section):
     """Self-evolving agents, `qwenlong synthesize mase`."""
     extract: ExtractConfig = ExtractConfig()
     """Triples from documents, `qwenlong synthesize extract`."""
+    sql: SqlConfig = SqlConfig()
+    """Bounds of queries over documents' tables."""
+    nl2sql: Nl2SqlConfig = Nl2SqlConfig()
+    """Questions with SQL that a model writes, `qwenlong synthesize nl2sql`."""
 
 
 class SelectionConfig(Section):
