@@ -174,9 +174,10 @@ def _share(query: Query, relation: Relation) -> Made:
 
 def _first(query: Query, relation: Relation) -> Made:
     p, above = f"c{query.label}", "v > CAST(? AS DECIMAL(38, 8))"
-    sure = f"count(DISTINCT {p}_at) = count(*), count({p}_at) = count(*)"
+    # The first period of the table would be the answer of who only looks at its beginning.
+    sure = f"count(DISTINCT {p}_at) = count(*), min({p}_at) FILTER (WHERE {above}) > min({p}_at)"
     sql = f"SELECT arg_min({p}, {p}_at) FILTER (WHERE {above}), {sure} FROM picked"
-    return sql, [query.number]
+    return sql, [query.number, query.number]
 
 
 def _between(query: Query, relation: Relation) -> Made:

@@ -34,10 +34,13 @@ class Sandbox:
         file = Path(self._folder.name) / "tables.duckdb"
         with duckdb.connect(str(file)) as writer:
             writer.execute("SET threads = 1")
+            # One transaction: a commit a table would wait for the disk each time.
+            writer.execute("BEGIN")
             for name, table in tables.items():
                 writer.register("incoming", table)
                 writer.execute(f'CREATE TABLE "{name}" AS SELECT * FROM incoming')
                 writer.unregister("incoming")
+            writer.execute("COMMIT")
         file.chmod(0o400)
         options: dict[str, Any] = {
             "enable_external_access": False,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from qwenlong.synthesis.tabular import units, values
-from qwenlong.synthesis.tabular.grid import Cell, Grid, Line
+from qwenlong.synthesis.tabular.grid import Cell, Grid, Line, numeric
 
 #: Kinds whose values have an order in time.
 PERIODS = ("year", "quarter", "month", "date")
@@ -83,7 +83,8 @@ def sheets(grid: Grid, lines: Sequence[Line], zero_is_missing: bool = False) -> 
     columns: list[Column] = []
     read: list[Sequence[Value | None]] = []
     for place, name in enumerate(names):
-        if not name or len(name) > MAX_NAME or '"' in name or [n.casefold() for n in names].count(name.casefold()) > 1:
+        # A number is no name: the head of a matrix of measurements, or a first row of data.
+        if not name or numeric(name) or len(name) > MAX_NAME or '"' in name or [n.casefold() for n in names].count(name.casefold()) > 1:
             continue
         made = _column(name, [row[place] for row in grid.rows], caption, zero_is_missing)
         if made is not None:
