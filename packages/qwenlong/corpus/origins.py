@@ -74,7 +74,6 @@ class Package:
                 # What a loader cannot read has another shape than the package publishes.
                 losses.drop("unreadable", f"member {member}: loader {self._source.loader} cannot read it ({error!r})")
 
-
     def _texts(self, module: Loader) -> Iterator[tuple[str, str | InvalidText]]:
         archive = Archive(cache_path(self._source, self._cache), self._limits)
         nested = getattr(module, "nested", None)

@@ -16,7 +16,7 @@ _MISSING = {"", "-", "--", "–", "—", "n/a", "n.a.", "na", "nan", "null", "..
 _NAMES = r'"[^"]*"(?:(?:, | and )"[^"]*")*'
 _PLACE = re.compile(
     rf'(?:In the table of "(?P<title>[^"]*)"'
-    rf'|Over the tables of all documents that have the columns (?P<columns>{_NAMES})'
+    rf"|Over the tables of all documents that have the columns (?P<columns>{_NAMES})"
     rf'|Over the tables of all documents that have the row "(?P<row>[^"]*)" and the column "(?P<column>[^"]*)")'
     r", (?P<asked>.+)"
 )
@@ -26,6 +26,8 @@ _CONDITION = re.compile(r'whose "([^"]*)" is (?:"([^"]*)"|(above|below) (-?[\d.]
 _UNIT = r" \((?:in (?P<unit>[^()]+)|(?P<bare>no unit is stated))\)"
 _V, _L = r'"(?P<value>[^"]*)"', r'"(?P<label>[^"]*)"'
 _AB = r'"(?P<one>[^"]*)" %s "(?P<two>[^"]*)"'
+_AMONG = rf"(?: among {_ROWS})?"
+_ABOVE = r"above (?P<number>-?[\d.]+)"
 _ROUND = r" Round to two decimals\."
 _RANKS = {"second": 2, "third": 3, "fourth": 4}
 _COUNTS = {"two": 2, "three": 3, "four": 4}
@@ -43,13 +45,13 @@ _FORMS = {
     "top": rf"what do the (?P<top>\w+) highest {_V} among {_ROWS} add up to{_UNIT}\?",
     "group_sum": rf"which {_L} has the largest total of {_V} over {_ROWS}\?",
     "group_mean": rf"which {_L} has the largest mean of {_V} over {_ROWS}\?",
-    "difference": rf'by how much is {_V} higher where {_L} is {_AB % "than where it is"}(?: among {_ROWS})?{_UNIT}\?',
-    "ratio": rf'how many times as large is {_V} where {_L} is {_AB % "as where it is"}(?: among {_ROWS})?\?{_ROUND}',
+    "difference": rf"by how much is {_V} higher where {_L} is {_AB % 'than where it is'}{_AMONG}{_UNIT}\?",
+    "ratio": rf"how many times as large is {_V} where {_L} is {_AB % 'as where it is'}{_AMONG}\?{_ROUND}",
     "share": rf'what share of the total of {_V} over {_ROWS} is that where {_L} is "(?P<one>[^"]*)", in %\?{_ROUND}',
-    "change": rf'by how many percent did {_V} change from (?:{_L} )?{_AB % "to"}(?: among {_ROWS})?\?{_ROUND}',
-    "first": rf"in which (?:{_L}|period) was {_V} above (?P<number>-?[\d.]+){_UNIT} for the first time(?: among {_ROWS})?\?",
-    "between_sum": rf'what is the total of {_V} from (?:{_L} )?{_AB % "to"}, both included(?: among {_ROWS})?{_UNIT}\?',
-    "between_mean": rf'what is the mean of {_V} from (?:{_L} )?{_AB % "to"}, both included(?: among {_ROWS})?{_UNIT}\?'
+    "change": rf"by how many percent did {_V} change from (?:{_L} )?{_AB % 'to'}{_AMONG}\?{_ROUND}",
+    "first": rf"in which (?:{_L}|period) was {_V} {_ABOVE}{_UNIT} for the first time{_AMONG}\?",
+    "between_sum": rf"what is the total of {_V} from (?:{_L} )?{_AB % 'to'}, both included{_AMONG}{_UNIT}\?",
+    "between_mean": rf"what is the mean of {_V} from (?:{_L} )?{_AB % 'to'}, both included{_AMONG}{_UNIT}\?"
     rf"{_ROUND}",
 }
 #: Those about one row and one period in several documents.
@@ -155,7 +157,7 @@ def _of_rows(slots: dict[str, str], shown: View, grouped: bool) -> Pairs:
                 continue
             label = row[column[slots["label"]]] if "label" in slots else ""
             # Two rows are compared whatever the others hold; a series is read from end to end.
-            if members and not ("both included" in slots["asked"]) and label.casefold() not in members:
+            if members and "both included" not in slots["asked"] and label.casefold() not in members:
                 continue
             value = _number(row[column[slots["value"]]])
             if value is None or ("label" in slots and label.casefold() in _MISSING):
@@ -297,7 +299,7 @@ def _share(asked: Asked) -> set[str]:
 
 def _moment(text: str) -> tuple[int, int, int]:
     """Return (year, month, day) of a period; a quarter counts as its last month."""
-    months = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+    months = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
     numbers = [int(part) for part in re.findall(r"\d+", text)]
     word = re.match(r"[A-Za-z]{3,}", text)
     if word:
@@ -356,6 +358,10 @@ _OPERATIONS: dict[str, Callable[[Asked], set[str]]] = {
 NAMES = (
     *(f"table_{operation}" for operation in _OPERATIONS),
     *(f"tables_{operation}" for operation in _OPERATIONS),
-    *(f"{family}_{name}" for family in ("series", "periods") for name in ("change", "first", "between_sum", "between_mean")),
+    *(
+        f"{family}_{name}"
+        for family in ("series", "periods")
+        for name in ("change", "first", "between_sum", "between_mean")
+    ),
     *(f"across_{name}" for name in _ACROSS),
 )

@@ -1,8 +1,9 @@
-"""Draw questions over tables at random: which table, which column, which rows. What is asked is settled by queries.py."""
+"""Draw questions over tables at random: which table, column and rows. Whether it is a question, queries.py decides."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
@@ -11,8 +12,6 @@ from qwenlong.synthesis.tabular.queries import TITLE, Condition, Query, exact
 from qwenlong.synthesis.tabular.schema import PERIODS, Record
 from qwenlong.synthesis.tabular.scope import Scope
 from qwenlong.synthesis.tabular.store import Placed, Relation
-
-import re
 
 #: Rows that a question is over, at least and at most: each is a piece of evidence.
 LEAST, MOST = 3, 60
@@ -39,7 +38,10 @@ class Drawn:
 def draw(operation: str, relation: Relation, tables: Sequence[Placed], dice: random.Random) -> Drawn | None:
     """Return a question over one table, or over all of several documents; None when this draw gives none."""
     rows = [(one, record) for one in tables for record in one.sheet.records]
-    columns = relation.columns
+    # Tables of one schema may differ in capitals; a question names columns as all of its tables do.
+    columns = tables[0].sheet.columns
+    if any(one.sheet.columns != columns for one in tables):
+        return None
     numbers = [n for n, one in enumerate(columns) if _usable(operation, n, relation, rows)]
     if not numbers:
         return None
@@ -89,9 +91,7 @@ def draw_wide(operation: str, relation: Relation, table: Placed, dice: random.Ra
     return Drawn(query, scope, (table,), tuple(_evident(query, picked)))
 
 
-def draw_across(
-    operation: str, relation: Relation, tables: Sequence[Placed], name: str, period: str
-) -> Drawn | None:
+def draw_across(operation: str, relation: Relation, tables: Sequence[Placed], name: str, period: str) -> Drawn | None:
     """Return a question over one row and period of the tables of several documents."""
     if operation in _ADDITIVE and _NOT_ADDITIVE.search(f"{name} {relation.columns[2].unit}"):
         return None
@@ -128,13 +128,15 @@ def _repeats(place: int, rows: Sequence[tuple[Placed, Record]]) -> bool:
 def _filter(
     value: int, taken: set[int | None], relation: Relation, rows: Sequence[tuple[Placed, Record]], dice: random.Random
 ) -> list[Condition]:
-    """Return a condition on a column of repeated texts, or on another column of numbers; none where there is neither."""
+    """Return a condition on a column of repeated texts or another one of numbers; none without either."""
     texts = [
-        n for n, one in enumerate(relation.columns)
+        n
+        for n, one in enumerate(relation.columns)
         if one.kind in ("text", "year") and n not in taken and _repeats(n, rows)
     ]
     numbers = [
-        n for n, one in enumerate(relation.columns)
+        n
+        for n, one in enumerate(relation.columns)
         if one.kind == "number" and n not in taken | {value} and not one.is_code
     ]
     place = dice.choice([*texts, *texts, *numbers]) if texts or numbers else None
@@ -162,18 +164,17 @@ def _threshold(numbers: Sequence[Decimal], dice: random.Random, least: int = 1) 
 
 
 def _meets(record: Record, where: Sequence[Condition]) -> bool:
-    for one in where:
-        value = record[one.place]
-        if value is None:
-            return False
-        if one.comparison == "is":
-            if value.text != one.text:
-                return False
-        elif value.number is None or (value.number > Decimal(one.text)) != (one.comparison == "above"):
-            return False
-        elif value.number == Decimal(one.text):
-            return False
-    return True
+    return all(_meets_one(record, one) for one in where)
+
+
+def _meets_one(record: Record, one: Condition) -> bool:
+    value = record[one.place]
+    if value is None:
+        return False
+    if one.comparison == "is":
+        return value.text == one.text
+    bound = Decimal(one.text)
+    return value.number is not None and (value.number > bound if one.comparison == "above" else value.number < bound)
 
 
 def _settle(
@@ -186,31 +187,35 @@ def _settle(
 ) -> tuple[tuple[str, ...], str] | None:
     """Return (members, number) of an operation over the rows picked; None when they do not bear it."""
     records = [record for _, record in picked if record[value] is not None]
-    numbers = [record[value].number for record in records]  # type: ignore[union-attr]
-    known = [number for number in numbers if number is not None]
+    known = [found.number for record in records if (found := record[value]) and found.number is not None]
     if len(known) < 2 or (len(known) < len(picked) and operation not in ("difference", "ratio")):
         return None
     if operation in ("rank", "top"):
         number = dice.choice([k for k in (2, 3, 4) if k < len(known)] or [0])
         return ((), str(number)) if number and (operation == "rank" or len(known) > number) else None
     if operation in ("count", "first"):
-        found = _threshold(known, dice)
-        return None if found is None else ((), found)
+        bound = _threshold(known, dice)
+        return None if bound is None else ((), bound)
+    if label is None:
+        return (), ""
     if operation in ("difference", "ratio", "share"):
-        labels = [(record[label].text, record[value].number) for record in records if record[label] is not None]  # type: ignore
+        labels = [
+            (name.text, found.number)
+            for record in records
+            if (name := record[label]) and (found := record[value]) and found.number is not None
+        ]
         if len(labels) < 2:
             return None
         two = dice.sample(labels, 2)
-        ordered = sorted(two, key=lambda pair: (-pair[1], pair[0]))
-        return (two[0][0],) if operation == "share" else tuple(name for name, _ in ordered), ""
+        if operation == "share":
+            return (two[0][0],), ""
+        return tuple(name for name, _ in sorted(two, key=lambda pair: (-pair[1], pair[0]))), ""
     if operation in ("change", "between_sum", "between_mean"):
-        periods = sorted({(r[label].order, r[label].text) for r in records if r[label] is not None})  # type: ignore
+        periods = sorted({(when.order or 0, when.text) for record in records if (when := record[label])})
         if len(periods) < (2 if operation == "change" else 3):
             return None
-        one, two = sorted(dice.sample(range(len(periods)), 2))
-        if operation != "change" and two - one < 1:
-            return None
-        return (periods[one][1], periods[two][1]), ""
+        first, last = sorted(dice.sample(range(len(periods)), 2))
+        return (periods[first][1], periods[last][1]), ""
     return (), ""
 
 
@@ -220,7 +225,7 @@ def _evident(query: Query, picked: Sequence[tuple[Placed, Record]]) -> list[tupl
         return list(picked)
     place = query.label
     if query.operation.startswith("between"):
-        orders = {r[place].text: r[place].order for _, r in picked if r[place] is not None}  # type: ignore
+        orders = {when.text: when.order or 0 for _, record in picked if (when := record[place])}
         low, high = (orders[name] for name in query.members)
-        return [pair for pair in picked if low <= pair[1][place].order <= high]  # type: ignore
-    return [pair for pair in picked if pair[1][place] is not None and pair[1][place].text in query.members]  # type: ignore
+        return [pair for pair in picked if (when := pair[1][place]) and low <= (when.order or 0) <= high]
+    return [pair for pair in picked if (name := pair[1][place]) and name.text in query.members]

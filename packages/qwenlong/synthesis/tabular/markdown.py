@@ -1,4 +1,4 @@
-"""Markdown pipe tables, as GitHub's flavour has them: a head, a line of dashes, rows; `\\|` is a pipe in a cell."""
+"""Markdown pipe tables, as GitHub has them: a head, a line of dashes, rows; an escaped pipe stands in a cell."""
 
 from __future__ import annotations
 

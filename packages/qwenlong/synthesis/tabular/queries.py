@@ -149,7 +149,8 @@ def _group(query: Query, relation: Relation) -> Made:
     total = "sum(v)" if query.operation == "group_sum" else "sum(v) / count(*)"
     sure = f"(SELECT count(*) = count({g}) AND count(DISTINCT {g}) = count(DISTINCT lower(trim({g}))) FROM picked)"
     # The best group must be ahead by more than a rounding of the quotient.
-    ahead = "(SELECT count(*) FROM groups WHERE a >= (SELECT max(a) FROM groups) - 1e-9 * abs((SELECT max(a) FROM groups)))"
+    best = "(SELECT max(a) FROM groups)"
+    ahead = f"(SELECT count(*) FROM groups WHERE a >= {best} - 1e-9 * abs({best}))"
     sql = f"SELECT arg_max(g, a), count(*) >= 2, {sure}, {ahead} = 1 FROM groups"
     return f", groups AS (SELECT {g} AS g, {total} AS a FROM picked GROUP BY 1) {sql}", []
 
@@ -182,7 +183,8 @@ def _first(query: Query, relation: Relation) -> Made:
 
 def _between(query: Query, relation: Relation) -> Made:
     p = f"c{query.label}"
-    bounds = f"{p}_at BETWEEN (SELECT min({p}_at) FROM picked WHERE {p} = ?) AND (SELECT min({p}_at) FROM picked WHERE {p} = ?)"
+    place = f"(SELECT min({p}_at) FROM picked WHERE {p} = ?)"
+    bounds = f"{p}_at BETWEEN {place} AND {place}"
     result = "sum(v)" if query.operation == "between_sum" else "sum(v) / count(*)"
     sure = f"count(*) >= 2, (SELECT count(DISTINCT {p}_at) = count(*) FROM picked)"
     return f"SELECT {result}, {sure} FROM picked WHERE {bounds}", list(query.members)

@@ -1,4 +1,4 @@
-"""reStructuredText grid tables. Cells that span columns or rows leave the table out: whose value they are is unclear."""
+"""reStructuredText grid tables. Cells that span columns or rows leave the table out: whose they are is unclear."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def read(lines: Sequence[Line], place: int) -> Found | None:
         return None
     indent = len(top) - len(top.lstrip())
     last = place
-    while last < len(lines) and len(lines[last].text) <= MAX_LINE and lines[last].text[indent : indent + 1] in ("+", "|"):
+    while (
+        last < len(lines) and len(lines[last].text) <= MAX_LINE and lines[last].text[indent : indent + 1] in ("+", "|")
+    ):
         last += 1
     return Found(_grid(lines, place, last), last)
 

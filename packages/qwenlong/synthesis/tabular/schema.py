@@ -84,7 +84,13 @@ def sheets(grid: Grid, lines: Sequence[Line], zero_is_missing: bool = False) -> 
     read: list[Sequence[Value | None]] = []
     for place, name in enumerate(names):
         # A number is no name: the head of a matrix of measurements, or a first row of data.
-        if not name or numeric(name) or len(name) > MAX_NAME or '"' in name or [n.casefold() for n in names].count(name.casefold()) > 1:
+        if (
+            not name
+            or numeric(name)
+            or len(name) > MAX_NAME
+            or '"' in name
+            or [n.casefold() for n in names].count(name.casefold()) > 1
+        ):
             continue
         made = _column(name, [row[place] for row in grid.rows], caption, zero_is_missing)
         if made is not None:
@@ -136,7 +142,9 @@ def _column(
     if None not in numbers:
         return _numbers(name, texts, cells, caption, zero_is_missing)
     # A word that nearly is a number ("1,23", "12 a") makes the column unclear; names of things hold few of them.
-    if any(found is not None for found in numbers) or any(re.match(r"[-(+$€£]*\d[\d.,]*\W*$", text) for text in different):
+    if any(found is not None for found in numbers) or any(
+        re.match(r"[-(+$€£]*\d[\d.,]*\W*$", text) for text in different
+    ):
         return None
     if any('"' in text or len(text) > MAX_TEXT for text in different):
         return None

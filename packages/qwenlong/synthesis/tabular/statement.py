@@ -19,18 +19,20 @@ MAX_DEPTH = 60
 #: Columns of a result, and expressions in one list.
 MAX_LIST = 64
 _CLASSES = frozenset(
-    "CONSTANT COLUMN_REF COMPARISON CONJUNCTION FUNCTION OPERATOR CASE CAST STAR SUBQUERY BETWEEN WINDOW TYPE".split()
+    ("CONSTANT", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "FUNCTION", "OPERATOR", "CASE", "CAST", "STAR")
+    + ("SUBQUERY", "BETWEEN", "WINDOW", "TYPE")
 )
 _NODES = frozenset(("SELECT_NODE", "SET_OPERATION_NODE"))
 _TABLES = frozenset(("BASE_TABLE", "EMPTY", "JOIN", "SUBQUERY"))
 _OTHERS = frozenset(
-    "ORDER_MODIFIER LIMIT_MODIFIER DISTINCT_MODIFIER ASCENDING DESCENDING ORDER_DEFAULT ORDER".split()
+    ("ORDER_MODIFIER", "LIMIT_MODIFIER", "DISTINCT_MODIFIER", "ASCENDING", "DESCENDING", "ORDER_DEFAULT", "ORDER")
 )
-AGGREGATES = frozenset("count count_star sum avg mean min max median".split())
-_FUNCTIONS = AGGREGATES | frozenset(
-    "+ - * / // % || ~~ !~~ ~~* !~~* abs round floor ceil ceiling sqrt ln log10 greatest least nullif coalesce lower "
-    "upper trim length contains starts_with row_number rank dense_rank lag lead first_value last_value".split()
-)
+AGGREGATES = frozenset(("count", "count_star", "sum", "avg", "mean", "min", "max", "median"))
+_ARITHMETIC = ("+", "-", "*", "/", "//", "%", "abs", "round", "floor", "ceil", "ceiling", "sqrt", "ln", "log10")
+_TEXTS = ("||", "~~", "!~~", "~~*", "!~~*", "lower", "upper", "trim", "length", "contains", "starts_with")
+_CHOICES = ("greatest", "least", "nullif", "coalesce")
+_WINDOWS = ("row_number", "rank", "dense_rank", "lag", "lead", "first_value", "last_value")
+_FUNCTIONS = AGGREGATES.union(_ARITHMETIC, _TEXTS, _CHOICES, _WINDOWS)
 
 
 class SqlRefused(QwenlongError):
@@ -86,7 +88,10 @@ def parsed(sql: str) -> dict[str, Any]:
 def check(sql: str, tables: Collection[str]) -> dict[str, Any]:
     """Return the syntax tree of a SELECT that reads `tables` and nothing else. Raises SqlRefused naming the reason."""
     node = parsed(sql)
-    _walk(node, frozenset(tables) | frozenset(_ctes(node)), 0)
+    try:
+        _walk(node, frozenset(tables) | frozenset(_ctes(node)), 0)
+    except RecursionError as error:
+        raise SqlRefused("too_deep", "SQL is nested too deeply; flatten it") from error
     return node
 
 

@@ -113,8 +113,11 @@ def table(relation: Relation, sources: _Sources | None = None) -> Any:
     """Return the rows of a relation as an Arrow table."""
     import pyarrow as pa
 
-    rows = [(one, record, content) for one in relation.sheets
-            for record, content in zip(one.sheet.records, one.sheet.contents, strict=True)]
+    rows = [
+        (one, record, content)
+        for one in relation.sheets
+        for record, content in zip(one.sheet.records, one.sheet.contents, strict=True)
+    ]
     made: dict[str, Any] = {
         "row_id": pa.array(range(len(rows)), type=pa.int64()),
         "sheet": pa.array([one.number for one, _, _ in rows], type=pa.int64()),

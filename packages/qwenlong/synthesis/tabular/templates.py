@@ -1,4 +1,4 @@
-"""corpus_numerical over any document's tables: aggregation, calculation and time, within one document or over several."""
+"""corpus_numerical over any document's tables: aggregation, calculation, time; over one document or several."""
 
 from __future__ import annotations
 
@@ -87,9 +87,7 @@ def _places(pool: Pool, store: Store, family: str) -> list[Place]:
     return found
 
 
-def _draw(
-    pool: Pool, family: str, operation: str, places: Sequence[Place], dice: random.Random
-) -> Drawn | None:
+def _draw(pool: Pool, family: str, operation: str, places: Sequence[Place], dice: random.Random) -> Drawn | None:
     relation, fitting = places[dice.randrange(len(places))]
     one = fitting[dice.randrange(len(fitting))]
     if family in ("table", "series"):
@@ -140,7 +138,7 @@ def _candidate(pool: Pool, store: Store, family: str, drawn: Drawn) -> Candidate
     answer = asked.answer(documents)
     if answer is None or any('"' in document.title for document in documents):
         return None
-    query, columns = drawn.query, store.by_name[drawn.query.relation].columns
+    query, columns = drawn.query, drawn.tables[0].sheet.columns
     spans = [span for one, record in drawn.rows for span in one.evidence(record, query.value)]
     if not spans or {span.document for span in spans} != {document.id for document in documents}:
         return None
@@ -158,7 +156,8 @@ def _candidate(pool: Pool, store: Store, family: str, drawn: Drawn) -> Candidate
         generator="duckdb@2",
         specifics=tuple(
             dict.fromkeys(
-                name for name in (drawn.scope.title, drawn.scope.row, *(d.title for d in documents), *drawn.scope.columns)
+                name
+                for name in (drawn.scope.title, drawn.scope.row, *(d.title for d in documents), *drawn.scope.columns)
                 if name
             )
         ),

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_WORDS = frozenset(
+_LIST = (
     "usd eur gbp jpy chf inr cad aud us dollar dollars euro euros pound pounds rupees cents cent yen "
     "thousand thousands million millions billion billions trillion trillions crore lakh mn bn tn m k b "
     "% percent percentage pct per of in "
     "kg g mg lb lbs t ton tons tonne tonnes oz ounces km m cm mm mi mile miles ft feet foot inch inches yards "
-    "s sec second seconds ms min mins minute minutes h hr hrs hour hours day days week weeks month months year years yr "
-    "yrs l ml liter liters litre litres gallon gallons barrels mpg mph kmh km/h m/s kw kwh mw mwh gwh twh hp w v "
-    "c f °c °f k celsius fahrenheit degrees deg people persons capita inhabitants ha hectares acres acre sq km2 km² m2 "
-    "m² bu bushels ppm ppb db hz mb gb kb mmhg mg/dl kg/ha 100 1000 1,000 100,000 000 000s 000's".split()
+    "s sec second seconds ms min mins minute minutes h hr hrs hour hours day days week weeks month months year years "
+    "yr yrs l ml liter liters litre litres gallon gallons barrels mpg mph kmh km/h m/s kw kwh mw mwh gwh twh hp w v "
+    "c f °c °f k celsius fahrenheit degrees deg people persons capita inhabitants ha hectares acres acre sq "
+    "km2 km² m2 m² bu bushels ppm ppb db hz mb gb kb mmhg mg/dl kg/ha 100 1000 1,000 100,000 000 000s 000's"
 )
+_WORDS = frozenset(_LIST.split())
 _BRACKETS = re.compile(r"(?P<name>.*\S)\s*[(\[](?P<unit>[^()\[\]]{1,40})[)\]]")
 _TAIL = re.compile(r"(?P<name>.*\S),\s+(?:in\s+)?(?P<unit>[^,]{1,40})")
 _SCALE = r"(?:thousands|millions|billions|crores?|lakhs?)"

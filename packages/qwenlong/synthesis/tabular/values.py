@@ -9,8 +9,8 @@ from functools import lru_cache
 
 #: Spellings of "no value".
 NULLS = frozenset({"", "-", "--", "–", "—", "n/a", "n.a.", "na", "nan", "null", "..", "...", "…", ".", "#n/a"})
-#: Digits after the point, and before it, that the table of numbers holds exactly.
-PLACES = 8
+#: Digits after the point, and before it, that the table of numbers holds exactly, halves included.
+PLACES = 7
 WHOLE = 18
 #: Texts whose reading is remembered: tables repeat them.
 CACHE = 1 << 15

@@ -1,4 +1,4 @@
-"""Questions in words. Names of a table stand in quotation marks, and every number says its unit or that there is none."""
+"""Questions in words. Names stand in quotation marks, and every number says its unit or that there is none."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def question(query: Query, scope: Scope, columns: Sequence[Column]) -> str:
     start, which = (f'"{one}"', "period") if scope.row else (f'"{label}" "{one}"', f'"{label}"')
     over = "" if scope.row else f" over {rows}"
     among = "" if scope.row else f" among {rows}"
+    pair = f'where "{label}" is "{one}"'
     texts = {
         "sum": f'what is the total of "{value}"{over}{stated}?',
         "mean": f'what is the mean of "{value}"{over}{stated}?',
@@ -43,9 +44,9 @@ def question(query: Query, scope: Scope, columns: Sequence[Column]) -> str:
         "top": f'what do the {NUMBERS.get(query.number)} highest "{value}"{among} add up to{stated}?',
         "group_sum": f'which "{_group(query, columns)}" has the largest total of "{value}"{over}?',
         "group_mean": f'which "{_group(query, columns)}" has the largest mean of "{value}"{over}?',
-        "difference": f'by how much is "{value}" higher where "{label}" is "{one}" than where it is "{two}"{of}{stated}?',
-        "ratio": f'how many times as large is "{value}" where "{label}" is "{one}" as where it is "{two}"{of}?',
-        "share": f'what share of the total of "{value}"{over} is that where "{label}" is "{one}", in %?',
+        "difference": f'by how much is "{value}" higher {pair} than where it is "{two}"{of}{stated}?',
+        "ratio": f'how many times as large is "{value}" {pair} as where it is "{two}"{of}?',
+        "share": f'what share of the total of "{value}"{over} is that {pair}, in %?',
         "change": f'by how many percent did "{value}" change from {start} to "{two}"{of}?',
         "first": f'in which {which} was "{value}" above {query.number}{stated} for the first time{of}?',
         "between_sum": f'what is the total of "{value}" from {start} to "{two}", both included{of}{stated}?',
@@ -66,7 +67,9 @@ def _place(scope: Scope) -> str:
     if scope.title:
         return f'In the table of "{scope.title}"'
     if scope.row:
-        return f'Over the tables of all documents that have the row "{scope.row}" and the column {quoted(scope.periods)}'
+        return (
+            f'Over the tables of all documents that have the row "{scope.row}" and the column {quoted(scope.periods)}'
+        )
     return f"Over the tables of all documents that have the columns {quoted(scope.columns)}"
 
 
@@ -81,7 +84,8 @@ def _rows(query: Query, scope: Scope, columns: Sequence[Column]) -> str:
         unit = columns[one.place].unit
         after = f" (in {unit})" if unit else ""
         parts.append(
-            f'whose "{name}" is "{one.text}"' if one.comparison == "is"
+            f'whose "{name}" is "{one.text}"'
+            if one.comparison == "is"
             else f'whose "{name}" is {one.comparison} {one.text}{after}'
         )
     return f"the rows {' and '.join(parts)}" if parts else "all rows"
