@@ -10,6 +10,7 @@ import typer
 
 from qwenlong.core.errors import DataError, QwenlongError
 from qwenlong.synthesis.agent_commands import extract, mase
+from qwenlong.synthesis.nl2sql.commands import nl2sql
 
 if TYPE_CHECKING:
     from qwenlong.core.config import Config
@@ -181,3 +182,4 @@ def graph(
 
 app.command()(mase)
 app.command()(extract)
+app.command()(nl2sql)

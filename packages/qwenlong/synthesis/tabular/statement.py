@@ -85,6 +85,18 @@ def parsed(sql: str) -> dict[str, Any]:
     return node
 
 
+def statement_of(node: Mapping[str, Any]) -> str:
+    """Return the SQL of a syntax tree. Raises SqlRefused when DuckDB makes none of it."""
+    import duckdb
+
+    tree = json.dumps({"error": False, "statements": [{"node": node, "named_param_map": []}]})
+    try:
+        sql: str = _parser().execute("SELECT json_deserialize_sql(CAST(? AS JSON))", [tree]).fetchone()[0]
+    except duckdb.Error as error:
+        raise SqlRefused("no_evidence", f"the query cannot be turned into one for its rows: {error}") from error
+    return sql
+
+
 def check(sql: str, tables: Collection[str]) -> dict[str, Any]:
     """Return the syntax tree of a SELECT that reads `tables` and nothing else. Raises SqlRefused naming the reason."""
     node = parsed(sql)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from decimal import Context, Decimal
 from typing import Any
 
 from qwenlong.core.config.generation import SqlConfig
 from qwenlong.core.records import Document, Evidence
 from qwenlong.synthesis.tabular.documents import sheets
 from qwenlong.synthesis.tabular.sandbox import Sandbox
-from qwenlong.synthesis.tabular.schema import PERIODS, Column, Record, Sheet
+from qwenlong.synthesis.tabular.schema import PERIODS, Column, Record, Sheet, Value
 
 #: Digits of the numbers' type, and of those after the point.
 PRECISION, SCALE = 38, 8
@@ -44,6 +45,25 @@ class Relation:
     sheets: tuple[Placed, ...]
 
 
+def relations(documents: Iterable[Document]) -> list[Relation]:
+    """Return the sheets of documents, those of one schema together, in the order of schemas and documents."""
+    groups: dict[tuple[object, ...], list[tuple[Document, Sheet]]] = defaultdict(list)
+    for document in sorted(documents, key=lambda document: document.id):
+        for sheet in sheets(document):
+            groups[sheet.schema].append((document, sheet))
+    found: list[Relation] = []
+    number = 0
+    for schema in sorted(groups, key=repr):
+        name = f"r{len(found)}"
+        placed = []
+        for document, sheet in groups[schema]:
+            placed.append(Placed(number, document.id, document.title, sheet, name))
+            number += 1
+        first = placed[0].sheet
+        found.append(Relation(name, first.columns, first.key, first.wide, tuple(placed)))
+    return found
+
+
 class Store:
     """All sheets of documents, by relation and by document, behind a sandbox.
 
@@ -52,25 +72,11 @@ class Store:
     """
 
     def __init__(self, documents: Iterable[Document], limits: SqlConfig | None = None) -> None:
-        self.by_document: dict[str, tuple[Placed, ...]] = {}
-        groups: dict[tuple[object, ...], list[tuple[Document, Sheet]]] = defaultdict(list)
-        ordered = sorted(documents, key=lambda document: document.id)
-        for document in ordered:
-            for sheet in sheets(document):
-                groups[sheet.schema].append((document, sheet))
-        self.relations: list[Relation] = []
+        self.relations = relations(documents)
         placed: dict[str, list[Placed]] = defaultdict(list)
-        number = 0
-        for schema in sorted(groups, key=repr):
-            name = f"r{len(self.relations)}"
-            found = []
-            for document, sheet in groups[schema]:
-                one = Placed(number, document.id, document.title, sheet, name)
-                number += 1
-                found.append(one)
-                placed[document.id].append(one)
-            first = found[0].sheet
-            self.relations.append(Relation(name, first.columns, first.key, first.wide, tuple(found)))
+        for relation in self.relations:
+            for one in relation.sheets:
+                placed[one.document].append(one)
         self.by_document = {name: tuple(found) for name, found in placed.items()}
         self.by_name = {relation.name: relation for relation in self.relations}
         tables, sources = {}, _Sources()
@@ -126,11 +132,7 @@ def table(relation: Relation, sources: _Sources | None = None) -> Any:
     }
     for place, column in enumerate(relation.columns):
         values = [record[place] for _, record, _ in rows]
-        if column.kind == "number":
-            kind = pa.decimal128(PRECISION, SCALE)
-            made[f"c{place}"] = pa.array([_fixed(value) for value in values], type=kind)
-        else:
-            made[f"c{place}"] = pa.array([value and value.text for value in values], type=pa.string())
+        made[f"c{place}"] = stored(column, values)
         if column.kind in PERIODS:
             made[f"c{place}_at"] = pa.array([value and value.order for value in values], type=pa.int64())
     if sources is not None:
@@ -140,22 +142,18 @@ def table(relation: Relation, sources: _Sources | None = None) -> Any:
     return pa.table(made)
 
 
-def _fixed(value: Any) -> Any:
-    from decimal import Decimal
-
-    # More digits than the default context has would be rounded by arithmetic, never by this.
-    return None if value is None or value.number is None else _CONTEXT.quantize(value.number, Decimal(1).scaleb(-SCALE))
+#: More digits than arithmetic has by default: what a cell states is stored exactly.
+_EXACT = Context(prec=PRECISION)
+_STEP = Decimal(1).scaleb(-SCALE)
 
 
-def _context() -> Any:
-    from decimal import Context
+def stored(column: Column, values: Sequence[Value | None]) -> Any:
+    """Return the values of a column as the database holds them: exact decimals, or texts."""
+    import pyarrow as pa
 
-    return Context(prec=PRECISION)
-
-
-_CONTEXT = _context()
-
-
-def among(store: Store, documents: Sequence[Document]) -> list[Placed]:
-    """Return the sheets of documents."""
-    return [one for document in documents for one in store.by_document.get(document.id, ())]
+    if column.kind != "number":
+        return pa.array([value and value.text for value in values], type=pa.string())
+    numbers = [
+        None if value is None or value.number is None else _EXACT.quantize(value.number, _STEP) for value in values
+    ]
+    return pa.array(numbers, type=pa.decimal128(PRECISION, SCALE))
