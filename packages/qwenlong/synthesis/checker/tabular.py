@@ -106,7 +106,8 @@ def _meant(slots: dict[str, str], shown: View, fits: Callable[[Table], bool]) ->
         if len(here) > 1:
             raise Unclear
         found += here
-    if not found or ("title" not in slots and len(found) < 2):
+    titles = {table.document.title.casefold() for table in found}
+    if not found or len(titles) < len(found) or ("title" not in slots and len(found) < 2):
         raise Unclear
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from qwenlong.synthesis.tabular.grid import MAX_LINE, Cell, Found, Line, Row, cell, grid, plausible
+from qwenlong.synthesis.tabular.grid import MAX_LINE, MAX_ROWS, Cell, Found, Line, Row, cell, grid, plausible
 
 
 def fields(line: Line, separator: str) -> Row | None:
@@ -54,7 +54,7 @@ def read(lines: Sequence[Line], place: int) -> Found | None:
             continue
         rows: list[Row] = []
         last = place + 1
-        while last < len(lines) and lines[last].text.strip():
+        while last < len(lines) and len(rows) <= MAX_ROWS and lines[last].text.strip():
             row = fields(lines[last], separator)
             if row is None or len(row) != len(head):
                 break
