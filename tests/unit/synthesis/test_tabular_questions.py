@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from table_documents import UNIT, doc, table_documents
 
 from qwenlong.core.records import Document, Sample
 from qwenlong.synthesis.candidates import Candidate
@@ -20,56 +21,7 @@ from qwenlong.synthesis.tabular.scope import Scope
 from qwenlong.synthesis.tabular.store import Store
 from qwenlong.synthesis.tabular.templates import OPERATIONS, TEMPLATES
 
-TOWNS = ("Arlow", "Bexley", "Corven", "Dunmere", "Egdon", "Fenwick", "Garth", "Holm")
-AREAS = ("north", "south")
-UNIT = "USD millions"
-
-
-def doc(name: str, text: str, title: str = "") -> Document:
-    return Document(
-        id=f"made/{name}",
-        source="made",
-        category="professional",
-        title=title or f"Report of {name}",
-        text=text,
-        n_tokens=len(text) // 3,
-        licence="CC0",
-        metadata={"entity": name, "kind": "table"},
-    )
-
-
-def towns(number: int) -> Document:
-    """A table of towns, different in every document, in different formats."""
-    rows = []
-    for n, town in enumerate(TOWNS):
-        k = 17 * number + 5 * n
-        rows.append([f"{town} {number}", AREAS[(n + number) % 2], str(k * k % 97 + n), f"{(k * 7 % 89) + n / 4:.2f}"])
-    head = ["Town", "Area", "Shops", f"Revenue ({UNIT})"]
-    if number % 2:
-        lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
-        body = "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
-    else:
-        body = "\n".join(",".join(row) for row in (head, *rows))
-    return doc(f"towns{number}", f"What the towns had.\n\n{body}\n\nThat is all.")
-
-
-def years(number: int) -> Document:
-    rows = [f"| {y} | {(y * (number + 3)) % 83 + 5} | {((y * 7 + number) % 61) + 2}.5 |" for y in range(1990, 2000)]
-    text = "\n".join(["| Year | Ships | Cargo (tons) |", "|---|---|---|", *rows])
-    return doc(f"years{number}", text)
-
-
-def periods(number: int) -> Document:
-    def row(name: str, k: int) -> str:
-        return f"| {name} | " + " | ".join(str((k * (p + 2) * (number + 5)) % 71 + p + 3) for p in range(5)) + " |"
-
-    head = "| Item | Mar-18 | Mar-19 | Mar-20 | Mar-21 | Mar-22 |\n|---|---|---|---|---|---|"
-    names = ("Sales", "Costs", "Tax paid", "Dividends")
-    text = "\n".join([head, *(row(name, k) for k, name in enumerate(names, 3))])
-    return doc(f"periods{number}", f"Amounts in thousands of euros\n{text}")
-
-
-DOCUMENTS = [make(n) for make in (towns, years, periods) for n in range(8)]
+DOCUMENTS = table_documents()
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +88,8 @@ def test_tables_of_one_schema_are_one_and_every_cell_keeps_its_source(pool: Pool
     for relation in store.relations:
         rows = store.sandbox.query(f"SELECT count(*), count(DISTINCT row_id) FROM {relation.name}")[0]
         assert rows[0] == rows[1] == sum(len(one.sheet.records) for one in relation.sheets)
-    cells = store.sandbox.query("SELECT document, text, start, stop FROM sources ORDER BY ALL LIMIT 1000")
-    assert len(cells) == 1000
+    cells = store.sandbox.query("SELECT document, text, start, stop FROM sources ORDER BY ALL LIMIT 500")
+    assert len(cells) == 500
     for document, text, start, stop in cells:
         assert pool.by_id[document].text[start:stop] == text
 

@@ -11,6 +11,7 @@ from itertools import islice
 
 import pytest
 from prose_documents import essays
+from table_documents import table_documents
 
 from qwenlong.core.config import Config
 from qwenlong.core.errors import ConfigError
@@ -56,7 +57,7 @@ def countries() -> list[Document]:
 
 @pytest.fixture(scope="module")
 def pool(corpus: list[Document], tokenizer: Tokenizer):
-    documents = counted([*corpus, *countries(), *essays()], tokenizer)
+    documents = counted([*corpus, *countries(), *essays(), *table_documents()], tokenizer)
     with Table(cell for document in documents for cell in parse.cells(document)) as table:
         yield Pool(documents, table, graph.build(documents), 900, 17)
 
