@@ -110,7 +110,7 @@ def _usable(operation: str, place: int, relation: Relation, rows: Sequence[tuple
     if operation in _ADDITIVE and _NOT_ADDITIVE.search(f"{column.name} {column.unit}"):
         return False
     # Sums of parts and wholes count twice; two values only are a code for yes and no.
-    if any(one.sheet.totals for one in relation.sheets) and operation in _ADDITIVE | {"mean", "median", "group_mean"}:
+    if any(one.sheet.totals for one, _ in rows) and operation in _ADDITIVE | {"mean", "median", "group_mean"}:
         return False
     return len({value.number for _, record in rows if (value := record[place]) is not None}) >= 3
 
