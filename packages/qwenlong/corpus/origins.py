@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from qwenlong.core.config import CorpusConfig
@@ -15,7 +16,7 @@ from qwenlong.corpus.fetch import cache_path, cached, describe
 from qwenlong.corpus.folders import Folder
 from qwenlong.corpus.hf_datasets import Dataset
 from qwenlong.corpus.hostile import Losses, examine
-from qwenlong.corpus.loaders import loader
+from qwenlong.corpus.loaders import Loader, loader
 from qwenlong.corpus.sources import Source, packages
 
 
@@ -63,8 +64,7 @@ class Package:
     def read(self, losses: Losses) -> Iterator[Document]:
         """Yield the documents of the members that the loader wants."""
         module = loader(self._source)
-        archive = Archive(cache_path(self._source, self._cache), self._limits)
-        for member, text in archive.texts(module.wanted):
+        for member, text in self._texts(module):
             if isinstance(text, InvalidText):
                 losses.drop("invalid_utf8", str(text))
                 continue
@@ -73,6 +73,18 @@ class Package:
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 # What a loader cannot read has another shape than the package publishes.
                 losses.drop("unreadable", f"member {member}: loader {self._source.loader} cannot read it ({error!r})")
+
+    def _texts(self, module: Loader) -> Iterator[tuple[str, str | InvalidText]]:
+        archive = Archive(cache_path(self._source, self._cache), self._limits)
+        nested = getattr(module, "nested", None)
+        if nested is None:
+            yield from archive.texts(module.wanted)
+            return
+        for name, data in archive.files(nested):
+            with TemporaryDirectory(prefix="qwenlong-nested-") as folder:
+                inner = Path(folder) / PurePosixPath(name).name
+                inner.write_bytes(data)
+                yield from Archive(inner, self._limits).texts(module.wanted)
 
 
 def origins(corpus: CorpusConfig, cache: str | Path) -> list[Origin]:

@@ -10,6 +10,7 @@ import typer
 
 from qwenlong.core.errors import DataError, QwenlongError
 from qwenlong.synthesis.agent_commands import extract, mase
+from qwenlong.synthesis.nl2sql.commands import nl2sql
 from qwenlong.synthesis.screen_commands import screen
 
 if TYPE_CHECKING:
@@ -240,3 +241,4 @@ def _read_edges(paths: list[Path] | None) -> list[Any]:
 app.command()(mase)
 app.command()(extract)
 app.command()(screen)
+app.command()(nl2sql)

@@ -119,6 +119,10 @@ def _once(read: Callable[[Document], T]) -> Callable[[Document], T]:
     return cached
 
 
+#: For what other modules read off documents.
+once = _once
+
+
 def kind(document: Document) -> str:
     """Return the document's kind ("factbook", "finance", "dialogue", "play", "code", "guide", …), "" when unknown."""
     return str(document.metadata.get("kind", ""))
@@ -232,6 +236,7 @@ def _listed(document: Document, field: Field) -> Iterator[Cell]:
 def _table_cells(document: Document) -> Iterator[Cell]:
     """Yield the cells of markdown tables whose columns are dates; a cell that is no number is left out."""
     columns: list[str] = []
+    dated = False
     position = 0
     for line in document.text.splitlines(keepends=True):
         row = line.strip()
@@ -239,7 +244,8 @@ def _table_cells(document: Document) -> Iterator[Cell]:
             parts = [part.strip() for part in row.strip("|").split("|")]
             if not columns:
                 columns = parts[1:]
-            elif not set(parts[1]) <= {"-", ":"} or len(parts) < 2:
+                dated = all(re.search(r"\d\d$", column) for column in columns)
+            elif dated and not set(parts[1]) <= {"-", ":"} or len(parts) < 2:
                 for column, text in zip(columns, parts[1:], strict=False):
                     # "0" may stand for "not reported" in the statements: never compared.
                     if re.fullmatch(r"-?\d[\d,]*(?:\.\d+)?", text) and Decimal(text.replace(",", "")) != 0:

@@ -35,10 +35,11 @@ from qwenlong.synthesis.lengths import histogram
 from qwenlong.synthesis.pool import Pool
 from qwenlong.synthesis.splits import split
 from qwenlong.synthesis.tables import Table
+from qwenlong.synthesis.tabular import templates as tabular
 
 #: Question templates by task: the one registry.
 TEMPLATES: dict[str, dict[str, Template]] = {
-    "corpus_numerical": numerical.TEMPLATES,
+    "corpus_numerical": numerical.TEMPLATES | tabular.TEMPLATES,
     "dialogue_memory": dialogue.TEMPLATES,
     "doc_multi_hop": multi_hop.TEMPLATES | paths.TEMPLATES | walks.TEMPLATES,
     "multiple_choice": choice.TEMPLATES | prose.CHOICE,

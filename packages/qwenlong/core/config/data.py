@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from qwenlong.core.config.corpus import DatasetConfig, FiltersConfig, FolderConfig, LimitsConfig
 from qwenlong.core.config.extension import DistractorsConfig, LengthsConfig, ScreenConfig
-from qwenlong.core.config.generation import ExtractConfig, GraphConfig, MaseConfig
+from qwenlong.core.config.generation import ExtractConfig, GraphConfig, MaseConfig, Nl2SqlConfig, SqlConfig
 from qwenlong.core.config.section import Section, plain_name
 
 
@@ -163,6 +163,10 @@ class SynthesisConfig(Section):
     """Triples from documents, `qwenlong synthesize extract`."""
     graph: GraphConfig = GraphConfig()
     """The graph of extracted triples, `qwenlong synthesize run --edges`."""
+    sql: SqlConfig = SqlConfig()
+    """Bounds of queries over documents' tables."""
+    nl2sql: Nl2SqlConfig = Nl2SqlConfig()
+    """Questions with SQL that a model writes, `qwenlong synthesize nl2sql`."""
 
 
 class SelectionConfig(Section):

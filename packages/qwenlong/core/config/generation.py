@@ -102,3 +102,37 @@ class GraphConfig(Section):
     """Rewrites the questions of walks in its own words; none: they keep the wording of the rules."""
     rewriter_tokens: Annotated[int, Field(ge=16)] = 1024
     """Output limit of the rewriter."""
+
+
+class SqlConfig(Section):
+    """Bounds of the sandbox in which SQL over documents' tables runs."""
+
+    seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Longest run of one query; it is interrupted then. [assumed]"""
+    rows: Annotated[int, Field(ge=1)] = 1000
+    """Most rows that a query may give. [assumed]"""
+    memory_mb: Annotated[int, Field(ge=32)] = 512
+    """Memory of the database; a query that needs more fails, nothing goes to disk. [assumed]"""
+
+
+class Nl2SqlConfig(Section):
+    """Questions with SQL that a model writes over documents' tables, `qwenlong synthesize nl2sql`."""
+
+    endpoint: EndpointConfig | None = None
+    """Writes question and SQL; none: llm.generator."""
+    solver: EndpointConfig | None = None
+    """Translates the question alone back into SQL; none: the endpoint above."""
+    tables: Annotated[int, Field(ge=1)] = 32
+    """Tables asked about, each over documents of one schema. [assumed]"""
+    per_table: Annotated[int, Field(ge=1)] = 4
+    """Questions asked for per table. [assumed]"""
+    documents_per_table: Annotated[int, Field(ge=1)] = 3
+    """Most documents whose rows one question is over. [assumed]"""
+    sample_rows: Annotated[int, Field(ge=1)] = 5
+    """Rows of the table that a request shows. [assumed]"""
+    max_tokens: Annotated[int, Field(ge=16)] = 2048
+    """Output limit of both; a reply that reaches it is refused."""
+    tries: Annotated[int, Field(ge=1)] = 3
+    """Replies asked for, each with another seed, before one without usable form counts as refused."""
+    temperature: Annotated[float, Field(ge=0)] = 0.7
+    """Sampling temperature of the writer; the solver answers at 0. [assumed]"""

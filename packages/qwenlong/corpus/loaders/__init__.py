@@ -2,7 +2,8 @@
 
 A loader module has `wanted(member) -> bool` and `parse(source, member, text) -> Iterator[Document]`. Ids are
 `<source>/<entity-slug>`, `n_tokens` is 0. A loader may raise ValueError for a member that it cannot read: the build
-counts it. `metadata` holds plain strings and numbers only.
+counts it. `nested(member) -> bool`, where a module has it, names archives inside the package that hold the members.
+`metadata` holds plain strings and numbers only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Protocol, cast
 
 from qwenlong.core.errors import ConfigError
 from qwenlong.core.records import Document
-from qwenlong.corpus.loaders import chitchat, code, factbook, finance, guides, shakespeare
+from qwenlong.corpus.loaders import chitchat, code, datasets, factbook, finance, guides, shakespeare
 from qwenlong.corpus.sources import Source
 
 
@@ -33,6 +34,7 @@ class Loader(Protocol):
 LOADERS: dict[str, ModuleType] = {
     "chitchat": chitchat,
     "code": code,
+    "datasets": datasets,
     "factbook": factbook,
     "finance": finance,
     "guides": guides,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from qwenlong.core.records import Document, Sample
-from qwenlong.synthesis.checker import calls, dialogues, numerical, paths, prose, texts
+from qwenlong.synthesis.checker import calls, dialogues, numerical, paths, prose, tabular, texts
 from qwenlong.synthesis.checker.view import View, view
 
 #: Derivations by template name without version.
@@ -63,9 +63,10 @@ DERIVATIONS: dict[str, Callable[[Sample, View], set[str]]] = {
         for axis in ("entity", "year", "item")
         for operation in ("max", "min", "count", "sum", "mean", "difference")
     },
+    **dict.fromkeys(tabular.NAMES, tabular.tabular),
 }
 #: Generators whose answers no program can compute again: what a language model proposed.
-PROPOSED = ("mase", "walk")
+PROPOSED = ("mase", "walk", "nl2sql")
 
 
 def derivable(sample: Sample) -> bool:
