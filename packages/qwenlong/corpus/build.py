@@ -13,7 +13,7 @@ from qwenlong.core.records import CATEGORIES, Document
 from qwenlong.core.seeds import derive
 from qwenlong.corpus import dedup, filters, sections
 from qwenlong.corpus.hostile import Losses
-from qwenlong.corpus.origins import Origin, origins
+from qwenlong.corpus.origins import Origin, no_documents, origins
 from qwenlong.corpus.origins import documents as documents_of
 
 
@@ -159,7 +159,7 @@ def _refuse_empty(
 ) -> None:
     """Raise DataError when a source, or all of them, keep no document."""
     full = {document.source for document in documents}
-    empty = [_reasons(source, stats[source.name]) for source in sources if source.name not in full]
+    empty = [no_documents(source, stats[source.name]) for source in sources if source.name not in full]
     if empty:
         what = "" if documents else "the corpus is empty: "
         corpus = config.corpus
@@ -168,16 +168,6 @@ def _refuse_empty(
             f"max_repetition = {corpus.max_repetition}, max_symbol_share = {corpus.max_symbol_share}), mend the source "
             "or take it out of corpus.sources"
         )
-
-
-def _reasons(source: Origin, numbers: dict[str, Any]) -> str:
-    """Say why a source keeps no document."""
-    lost = Counter(numbers["dropped_documents"]) + Counter(numbers["dropped"])
-    reasons = (
-        ", ".join(f"{name} {count}" for name, count in sorted(lost.items())) or "it holds nothing that its loader reads"
-    )
-    first = f" ({numbers['messages'][0]})" if numbers["messages"] else ""
-    return f"source {source.name} ({source.label}) keeps no document: {reasons}{first}"
 
 
 def _counts(counter: Counter[str]) -> dict[str, int]:
