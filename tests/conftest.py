@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).parent))
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -34,3 +36,12 @@ def snakemake() -> Run:
         return done
 
     return run
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Any]:
+    """A scripted model endpoint (tests/scripted.py)."""
+    from scripted import serving
+
+    with serving() as server:
+        yield server

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwenlong.core.config import Config
 from qwenlong.core.errors import ConfigError, DataError
@@ -15,6 +15,9 @@ from qwenlong.corpus import dedup, filters, sections
 from qwenlong.corpus.hostile import Losses
 from qwenlong.corpus.origins import Origin, no_documents, origins
 from qwenlong.corpus.origins import documents as documents_of
+
+if TYPE_CHECKING:
+    from qwenlong.core.llm import Outcome
 
 
 def build(config: Config, cache: str | Path) -> tuple[list[Document], dict[str, Any]]:
@@ -28,6 +31,10 @@ def build(config: Config, cache: str | Path) -> tuple[list[Document], dict[str, 
 
     corpus = config.corpus
     sources = origins(corpus, cache)
+    if corpus.judge_filter:
+        from qwenlong.corpus import judge
+
+        judge.endpoint(config)  # A missing endpoint is told before the work, not after it.
     documents: list[Document] = []
     stats: dict[str, Any] = {}
     # The digests of all archives are checked before the first one is read: a long build must not fail at its end.
@@ -140,18 +147,30 @@ def _clean(config: Config, documents: list[Document], stats: dict[str, Any]) -> 
 
 
 def _judged(config: Config, documents: list[Document], stats: dict[str, Any]) -> list[Document]:
-    """Return what the LLM judge lets pass. A reply without a verdict keeps its document, which the rules let pass."""
-    from qwenlong.corpus.judge import judge
+    """Return what the LLM judge lets pass; `stats` counts by source what it said (`judge`) and what it dropped."""
+    from qwenlong.corpus import judge
 
+    state, used = judge.folder(config), list[dict[str, Any]]()
+    try:
+        outcomes = judge.judge(documents, judge.endpoint(config), config.run.seed, state, used)
+    finally:
+        judge.write_usage(state, used)
+    by_source: dict[str, list[Outcome[bool]]] = {}
     kept = []
-    for document, fit in zip(documents, judge(documents, config), strict=True):
-        if fit is None:
-            stats[document.source]["judge_unparsed"] = stats[document.source].get("judge_unparsed", 0) + 1
-        if fit is False:
+    for document, outcome in zip(documents, outcomes, strict=True):
+        by_source.setdefault(document.source, []).append(outcome)
+        if outcome.value is False:
             _count(stats, document, "judge")
         else:
             kept.append(document)
+    for source, said in by_source.items():
+        stats[source]["judge"] = judge.counts(said)
     return kept
+
+
+def judge_open(stats: dict[str, Any]) -> int:
+    """Return how many documents of a build an outage of the judge left open."""
+    return sum(source.get("judge", {}).get("open", 0) for source in stats["sources"].values())
 
 
 def _refuse_empty(

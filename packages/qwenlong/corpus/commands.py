@@ -47,17 +47,20 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Turn fetched sources into filtered, deduplicated documents."""
-    from qwenlong.core import config_files, tracking
+    from qwenlong.core import config_files, ownership, tracking
+    from qwenlong.corpus import judge
     from qwenlong.corpus.build import build as make
-    from qwenlong.corpus.build import write
+    from qwenlong.corpus.build import judge_open, write
 
     settings = config_files.load(config)
+    ownership.lock(out / ".lock", "`corpus build`", out)
     with tracking.stage(settings, "corpus", settings.corpus.model_dump(mode="json")) as run:
         documents, stats = make(settings, sources)
         write(settings, sources, out, documents, stats)
         counts = {f"documents/{name}": float(n) for name, n in stats["categories"].items()}
         run.log_metrics(counts | {"documents": float(len(documents)), "characters": float(stats["characters"])})
     _show(stats, as_json)
+    judge.complete(judge_open(stats), judge.folder(settings))
 
 
 @app.command()
@@ -87,16 +90,16 @@ def shards(
     as_json: Json = False,
 ) -> None:
     """Load, filter, decontaminate and deduplicate a corpus of any size in shards, in parallel (corpus.executor)."""
-    from qwenlong.core import config_files
+    from qwenlong.core import config_files, ownership
     from qwenlong.core.errors import UsageError
-    from qwenlong.core.ownership import lock
     from qwenlong.core.provenance import sidecar
+    from qwenlong.corpus import judge
     from qwenlong.corpus.load import load
     from qwenlong.corpus.origins import origins
     from qwenlong.corpus.shards import run
 
     settings = config_files.load(config)
-    lock(out / ".lock", "corpus run", out)
+    ownership.lock(out / ".lock", "`corpus shards`", out)
     loaded = None
     if documents:
         files = [f for path in documents for f in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
@@ -107,7 +110,8 @@ def shards(
         cache = sources or Path(settings.corpus.cache)
         files, loaded = load(settings.corpus, cache, out / "loaded")
         inputs = {name: path for one in origins(settings.corpus, cache) for name, path in one.inputs().items()}
-    counts = run(files, out, settings.corpus, settings.run.seed, loaded)
+    asked = judge.endpoint(settings) if settings.corpus.judge_filter else None
+    counts = run(files, out, settings.corpus, settings.run.seed, asked, loaded)
     sidecar(
         out / "counts.json",
         inputs=inputs,
@@ -117,16 +121,17 @@ def shards(
     )
     if as_json:
         typer.echo(json.dumps(counts, sort_keys=True))
-        return
-    for name, numbers in (loaded or {}).items():
-        lost = ", ".join(f"{reason} {count:,}" for reason, count in numbers["dropped_documents"].items()) or "none"
-        typer.echo(f"{name}: {numbers['loaded']:,} documents loaded; lost on the way: {lost}")
-    typer.echo(
-        f"{counts['read']:,} documents in {counts['shards']:,} shards, {counts['kept']:,} kept in {out / 'kept'}"
-    )
-    for what in ("dropped", "contaminated"):
-        for name, count in counts[what].items():
-            typer.echo(f"{what}, {name}: {count:,}")
+    else:
+        for name, numbers in (loaded or {}).items():
+            lost = ", ".join(f"{reason} {count:,}" for reason, count in numbers["dropped_documents"].items()) or "none"
+            typer.echo(f"{name}: {numbers['loaded']:,} documents loaded; lost on the way: {lost}")
+        typer.echo(
+            f"{counts['read']:,} documents in {counts['shards']:,} shards, {counts['kept']:,} kept in {out / 'kept'}"
+        )
+        for what in ("dropped", "contaminated"):
+            for name, count in counts[what].items():
+                typer.echo(f"{what}, {name}: {count:,}")
+    judge.complete(counts.get("judge", {}).get("open", 0), out / "work" / "judge")
 
 
 @app.command()

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from qwenlong.core.config import CorpusConfig
+from qwenlong.core.config import CorpusConfig, EndpointConfig
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import atomic_file, code_digest, digest_value, remove_partials, sha256_file, write_json
 from qwenlong.corpus import filters, minhash, parallel, shard_files, shard_twins
@@ -40,15 +40,17 @@ def run(
     out: str | Path,
     config: CorpusConfig,
     seed: int,
+    judge: EndpointConfig | None = None,
     loaded: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the documents of `shards` that stay to `out`/kept, one shard for each, and return the counts.
 
     The counts, also in `out`/counts.json: shards, read, kept, dropped {reason: documents}, contaminated {benchmark:
-    documents} (a document may count in several), and `loaded`, where given, as `sources`. Of duplicates the first by
-    id stays, in whatever shard it is; what stays depends neither on the order of the shards nor on how documents are
-    spread over them. Raises DataError for shards that cannot be read, ids or file that stand twice; ConfigError for
-    benchmarks that do not suit.
+    documents} (a document may count in several), and `loaded`, where given, as `sources`; with an endpoint for the
+    judge, judge {asked, fit, unfit, no_verdict, open}: it is asked about what is left, and what an outage left open is
+    kept for now. Of duplicates the first by id stays, in whatever shard it is; what stays depends neither on the order
+    of the shards nor on how documents are spread over them. Raises DataError for shards that cannot be read, ids or
+    file that stand twice; ConfigError for benchmarks that do not suit.
     """
     paths = [Path(shard) for shard in shards]
     twice = [str(path) for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
@@ -88,6 +90,12 @@ def run(
     rows: list[list[int]] = [[] for _ in paths]
     for shard, row in zip(decisions["shard"].to_pylist(), decisions["row"].to_pylist(), strict=True):
         rows[shard].append(row)
+    said: dict[str, Any] = {}
+    if judge is not None:
+        from qwenlong.corpus import judge_shards
+
+        said = {"judge": judge_shards.drop_unfit(paths, signed, rows, judge, seed, work / "judge")}
+        dropped = dropped | {"judge": said["judge"]["unfit"]}
     keeps: list[parallel.Job] = [
         {"shard": str(path), "signed": str(sign), "out": str(file), "dropped": sorted(drops)}
         for path, sign, file, drops in zip(paths, signed, kept, rows, strict=True)
@@ -95,7 +103,7 @@ def run(
     written = parallel.run(keep_shard, keeps, config.executor, config.workers, "write kept documents")
     _remove_others(root / "kept", kept)
     _remove_others(work / "signed", signed)
-    counts = _counts(signed, dropped, sum(job["kept"] for job in written))
+    counts = _counts(signed, dropped, sum(job["kept"] for job in written)) | said
     if loaded is not None:
         counts["sources"] = loaded
     write_json(root / "counts.json", counts)

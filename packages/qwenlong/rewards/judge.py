@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from qwenlong.core.llm.material import fence, last_verdict, unspelled
 from qwenlong.core.templates import fill
 from qwenlong.rewards.extract import after_thinking
 
 FOLDER = Path(__file__).parent / "prompts" / "v1"
 #: Longer answers are cut before the judge sees them, in characters.
 MAX_ANSWER_CHARACTERS = 2000
-_VERDICT = re.compile(r"\W*\[\[(YES|NO)\]\]\W*")
 
 
 class ChatClient(Protocol):
@@ -31,20 +29,15 @@ def parse_verdict(text: str) -> bool | None:
 
     The line must hold one verdict and nothing else: a quoted "[[YES]]" inside a sentence is no verdict.
     """
-    own = after_thinking(text)
-    lines = [line for line in (own or "").splitlines() if line.strip()]
-    match = _VERDICT.fullmatch(lines[-1]) if lines else None
-    return None if match is None else match.group(1) == "YES"
+    return last_verdict(after_thinking(text) or "")
 
 
 def prompt(question: str, gold: str | Sequence[str], answer: str) -> list[dict[str, str]]:
     """Return the judge's messages; values are fenced and cannot spell a verdict or the fence."""
     golds = gold if isinstance(gold, str) else " | ".join(gold)
     values = {"question": question, "gold": golds, "answer": answer[:MAX_ANSWER_CHARACTERS]}
-    values = {key: value.replace("[[", "[ [").replace("]]", "] ]") for key, value in values.items()}
-    # The fence depends on what it encloses, so that no response can hold it.
-    fence = "#" + hashlib.sha256("\x1f".join(values.values()).encode()).hexdigest()[:12]
-    return [{"role": "user", "content": fill("equivalence", values | {"fence": fence}, FOLDER)}]
+    values = {key: unspelled(value) for key, value in values.items()}
+    return [{"role": "user", "content": fill("equivalence", values | {"fence": fence(list(values.values()))}, FOLDER)}]
 
 
 async def equivalent(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 from qwenlong.core.config import Config, EndpointConfig
 from qwenlong.core.errors import ConfigError
 from qwenlong.core.llm import Client, Limits, spent, total
+from qwenlong.core.llm.material import fence as fence
+from qwenlong.core.llm.material import unspelled as unspelled
 
 #: Shorter quotes, in characters, stand in almost any text and prove nothing.
 MIN_QUOTE = 8
@@ -46,16 +47,6 @@ def usage(used: Mapping[str, Client], journals: Mapping[str, Path]) -> dict[str,
         "this_run": {role: client.usage.snapshot() for role, client in used.items()},
         "all_runs": {role: total(spent(journal)) for role, journal in journals.items()},
     }
-
-
-def fence(texts: Sequence[str]) -> str:
-    """Return a mark that none of the texts can hold, since it depends on all of them."""
-    return "#" + hashlib.sha256("\x1f".join(texts).encode("utf-8", "replace")).hexdigest()[:12]
-
-
-def unspelled(text: str) -> str:
-    """Return a text that cannot spell a verdict such as [[YES]]."""
-    return text.replace("[[", "[ [").replace("]]", "] ]")
 
 
 def locate(text: str, quote: str, stop: int | None = None, least: int = MIN_QUOTE) -> tuple[int, int] | None:

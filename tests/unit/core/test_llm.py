@@ -6,10 +6,7 @@ import asyncio
 import json
 import logging
 import socket
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,62 +24,41 @@ GOOD = {
 }
 
 
-class Server(ThreadingHTTPServer):
-    """Answers with the next of `script` (the last for ever): status, body, headers, seconds before it answers."""
+class Script:
+    """The scripted endpoint with the next of `script` (the last for ever): status, body, headers, seconds before."""
 
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, endpoint: Any) -> None:
+        self._endpoint = endpoint
         self.script: list[tuple[int, Any, dict[str, str], float]] = [(200, GOOD, {}, 0.0)]
-        self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
-        self.times: list[float] = []
-        self.busy = self.most = 0
-        self.guard = threading.Lock()
+        endpoint.answer = self._answer
+
+    def _answer(self, _: dict[str, Any]) -> dict[str, Any]:
+        with self._endpoint.guard:
+            status, value, headers, pause = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return {"status": status, "body": data, "headers": headers, "pause": pause}
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+        return str(self._endpoint.url)
 
+    @property
+    def requests(self) -> list[tuple[str, dict[str, str], dict[str, Any]]]:
+        seen = self._endpoint
+        return list(zip(seen.paths, seen.headers, seen.requests, strict=True))
 
-class Handler(BaseHTTPRequestHandler):
-    server: Server
+    @property
+    def times(self) -> list[float]:
+        return list(self._endpoint.times)
 
-    def do_POST(self) -> None:
-        server = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with server.guard:
-            server.requests.append((self.path, dict(self.headers), body))
-            server.times.append(time.monotonic())
-            status, value, headers, pause = server.script.pop(0) if len(server.script) > 1 else server.script[0]
-            server.busy += 1
-            server.most = max(server.most, server.busy)
-        time.sleep(pause)
-        with server.guard:
-            server.busy -= 1
-        data = value if isinstance(value, bytes) else json.dumps(value).encode()
-        try:
-            self.send_response(status)
-            for name, text in headers.items():
-                self.send_header(name, text)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-        except BrokenPipeError:
-            pass  # the client gave up, as it should
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Keep quiet."""
+    @property
+    def most(self) -> int:
+        return int(self._endpoint.most)
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+def server(endpoint: Any) -> Script:
+    return Script(endpoint)
 
 
 def ask(url: str, cache: Path | None = None, n: int = 1, **settings: Any) -> list[Reply]:
@@ -98,7 +74,7 @@ def ask(url: str, cache: Path | None = None, n: int = 1, **settings: Any) -> lis
     return asyncio.run(go())
 
 
-def test_a_reply_and_the_request_behind_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_and_the_request_behind_it(server: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", KEY)
 
     async def go() -> Reply:
@@ -143,19 +119,19 @@ def test_a_reply_and_the_request_behind_it(server: Server, monkeypatch: pytest.M
         (200, b"<html>proxy</html>", {}),
     ],
 )
-def test_it_tries_again_and_then_succeeds(server: Server, failure: tuple[int, Any, dict[str, str]]) -> None:
+def test_it_tries_again_and_then_succeeds(server: Script, failure: tuple[int, Any, dict[str, str]]) -> None:
     server.script = [(*failure, 0.0), (*failure, 0.0), (200, GOOD, {}, 0.0)]
     assert ask(server.url)[0].text == "1912"
     assert len(server.requests) == 3
 
 
-def test_it_heeds_retry_after(server: Server) -> None:
+def test_it_heeds_retry_after(server: Script) -> None:
     server.script = [(429, b"", {"Retry-After": "0.4"}, 0.0), (200, GOOD, {}, 0.0)]
     ask(server.url)
     assert server.times[1] - server.times[0] >= 0.4
 
 
-def test_pauses_grow(server: Server) -> None:
+def test_pauses_grow(server: Script) -> None:
     server.script = [(500, b"", {}, 0.0)]
 
     async def go() -> None:
@@ -169,7 +145,7 @@ def test_pauses_grow(server: Server) -> None:
     assert pauses[0] >= 0.075 and pauses[1] >= 0.15 and pauses[2] >= 0.3
 
 
-def test_time_out(server: Server) -> None:
+def test_time_out(server: Script) -> None:
     server.script = [(200, GOOD, {}, 1.0)]
     began = time.monotonic()
     with pytest.raises(Unavailable, match=r"no reply within 0\.2 s; check that the server runs"):
@@ -186,7 +162,7 @@ def test_unreachable() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
-def test_a_refusal_is_final(server: Server, status: int) -> None:
+def test_a_refusal_is_final(server: Script, status: int) -> None:
     server.script = [(status, {"message": "no such model"}, {}, 0.0)]
     with pytest.raises(Rejected, match=f"status {status}.*no such model.*check the model's name"):
         ask(server.url)
@@ -195,7 +171,7 @@ def test_a_refusal_is_final(server: Server, status: int) -> None:
 
 @pytest.mark.parametrize("status", [200, 401, 500])
 def test_the_key_is_never_shown(
-    server: Server, status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: Script, status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Not even when the server repeats it, nor when it stands in the address."""
     caplog.set_level(logging.DEBUG)
@@ -222,13 +198,13 @@ def test_a_missing_or_unusable_key_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert "12345" not in str(caught.value)
 
 
-def test_requests_in_flight_are_capped(server: Server) -> None:
+def test_requests_in_flight_are_capped(server: Script) -> None:
     server.script = [(200, GOOD, {}, 0.05)]
     assert len(ask(server.url, n=12, concurrency=3)) == 12
     assert server.most == 3
 
 
-def test_the_cache_answers_the_same_request_and_no_other(server: Server, tmp_path: Path) -> None:
+def test_the_cache_answers_the_same_request_and_no_other(server: Script, tmp_path: Path) -> None:
     first = ask(server.url, tmp_path, n=2)
     assert len(server.requests) == 2  # two seeds, two requests
     assert ask(server.url, tmp_path, n=2) == first and len(server.requests) == 2
@@ -237,13 +213,13 @@ def test_the_cache_answers_the_same_request_and_no_other(server: Server, tmp_pat
     assert ask(server.url, tmp_path, n=2) == first and len(server.requests) == 4
 
 
-def test_a_failure_is_not_cached(server: Server, tmp_path: Path) -> None:
+def test_a_failure_is_not_cached(server: Script, tmp_path: Path) -> None:
     server.script = [(400, b"", {}, 0.0), (200, GOOD, {}, 0.0)]
     with pytest.raises(Rejected):
         ask(server.url, tmp_path)
     assert ask(server.url, tmp_path)[0].text == "1912"
 
 
-def test_missing_usage_and_empty_content_are_bearable(server: Server) -> None:
+def test_missing_usage_and_empty_content_are_bearable(server: Script) -> None:
     server.script = [(200, {"choices": [{"message": {"content": None}, "finish_reason": "length"}]}, {}, 0.0)]
     assert ask(server.url) == [Reply("", "length", 0, 0)]

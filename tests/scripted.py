@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import pytest
-
 
 class Endpoint(ThreadingHTTPServer):
-    """`answer(body)` gives a text, a dict with any of status, text, body (bytes), headers, finish, pause, drop."""
+    """`answer(body)` gives a text, or a dict with any of status, text, body (bytes), headers, finish, pause, drop.
+
+    `drop` closes the connection before a reply, `reset` with a TCP reset in the middle of one. `paid` counts the
+    requests that were answered with a whole completion, by their body as JSON.
+    """
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer: Callable[[dict[str, Any]], Any] = lambda body: "1912"
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.times: list[float] = []
+        self.paid: Counter[str] = Counter()
+        self.busy = self.most = 0
         self.guard = threading.Lock()
 
     @property
@@ -36,29 +47,52 @@ class _Handler(BaseHTTPRequestHandler):
     server: Endpoint
 
     def do_POST(self) -> None:
+        server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        with self.server.guard:
-            self.server.requests.append(body)
-            self.server.headers.append(dict(self.headers))
-        said = self.server.answer(body)
+        with server.guard:
+            server.requests.append(body)
+            server.headers.append(dict(self.headers))
+            server.paths.append(self.path)
+            server.times.append(time.monotonic())
+            server.busy += 1
+            server.most = max(server.most, server.busy)
+        said = server.answer(body)
         said = {"text": said} if isinstance(said, str) else said
         time.sleep(said.get("pause", 0.0))
+        with server.guard:
+            server.busy -= 1
         if said.get("drop"):
             self.close_connection = True
             self.connection.close()
             return
+        self._send(body, said)
+
+    def _send(self, body: dict[str, Any], said: dict[str, Any]) -> None:
         message = {"role": "assistant", "content": said.get("text")} | said.get("message", {})
         completion = {
             "choices": [{"message": message, "finish_reason": said.get("finish", "stop")}],
             "usage": said.get("usage", {"prompt_tokens": 100, "completion_tokens": 10}),
         }
         data = said.get("body", json.dumps(completion).encode())
+        status = said.get("status", 200)
+        if status == 200 and "body" not in said and not said.get("reset"):
+            # Before it goes out: whoever was killed while it was on its way has paid all the same.
+            with self.server.guard:
+                self.server.paid[json.dumps(body, sort_keys=True)] += 1
         try:
-            self.send_response(said.get("status", 200))
+            self.send_response(status)
             for name, text in said.get("headers", {}).items():
                 self.send_header(name, text)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
+            if said.get("reset"):
+                self.wfile.write(data[: len(data) // 2])
+                self.wfile.flush()
+                # Linger of 0 seconds: close sends a reset instead of the rest.
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                self.connection.close()
+                return
             self.wfile.write(data)
         except OSError:
             pass  # the client gave up
@@ -67,11 +101,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep quiet."""
 
 
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
+@contextmanager
+def serving() -> Iterator[Endpoint]:
+    """Serve until the block ends."""
     with Endpoint() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
