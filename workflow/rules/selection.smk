@@ -28,6 +28,7 @@ rule verification:
             "selection.k",
             "selection.drop_blind",
             "selection.blind_tries",
+            "selection.blind_alpha",
             "selection.require_robust",
             "selection.robust_documents",
             "selection.max_new_tokens",

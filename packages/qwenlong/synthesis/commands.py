@@ -10,6 +10,7 @@ import typer
 
 from qwenlong.core.errors import DataError, QwenlongError
 from qwenlong.synthesis.agent_commands import extract, mase
+from qwenlong.synthesis.screen_commands import screen
 
 if TYPE_CHECKING:
     from qwenlong.core.config import Config
@@ -183,3 +184,4 @@ def graph(
 
 app.command()(mase)
 app.command()(extract)
+app.command()(screen)

@@ -12,6 +12,7 @@ from qwenlong.core.records import Document, Sample
 from qwenlong.core.seeds import rng
 from qwenlong.core.templates import render_documents
 from qwenlong.core.tokens import Tokenizer
+from qwenlong.rewards import guessing
 from qwenlong.training.difficulty import rollouts
 from qwenlong.training.prompting import blind_prompt_ids, prompt_ids
 
@@ -58,13 +59,16 @@ def verify(
 ) -> tuple[list[Sample], dict[str, Any]]:
     """Return the samples kept, with what was measured in `checks`, and counts of what was dropped and why.
 
-    Knowledge grounding: dropped (`drop_blind`) when every try without documents earns the whole reward.
-    Contextual robustness: with `robust_documents` more irrelevant documents the mean reward over k rollouts must be
-    above zero; dropped only under `require_robust`. A sample that has no room for one more document is not measured.
+    Knowledge grounding: dropped (`drop_blind`) when so many of `blind_tries` tries without documents are right that
+    guessing would reach it with a probability of at most `blind_alpha` (`rewards.guessing`): one where nothing can be
+    guessed, 4 of 4 with four options. Options are turned from try to try, so that a model which always says one letter
+    gets no more than chance. Contextual robustness: with `robust_documents` more irrelevant documents one of k
+    rollouts must be right; dropped only under `require_robust`. A sample that has no room for one more document is not
+    measured.
     Raises DataError when nothing is left.
     """
-    blind_prompts = [blind_prompt_ids(sample, tokenizer) for sample in samples]
-    blind = rollouts(samples, blind_prompts, generator, tokenizer, sampling, selection.blind_tries, seed, "blind tries")
+    blind = _blind(samples, generator, tokenizer, sampling, selection.blind_tries, seed)
+    chance = guessing.chances(samples)
     wider = [
         extended(sample, corpus, tokenizer, selection.robust_documents, max_input_tokens, seed) for sample in samples
     ]
@@ -85,16 +89,21 @@ def verify(
         pass_at_k = None if values is None else sum(values) / len(values)
         checks = {
             **sample.checks,
-            "blind_mean": sum(tries) / len(tries),
+            # With too few tries guessing could do as well whatever the model says: nothing is dropped, and it is told.
+        "blind_unprovable": sum(
+            guessing.needed(selection.blind_tries, value, selection.blind_alpha) is None for value in chance.values()
+        ),
+        "blind_mean": sum(tries) / len(tries),
             "blind_tries": len(tries),
+            "blind_chance": round(chance[sample.id], 6),
             "robust_pass_at_k": pass_at_k,
             "robust_documents": 0 if wide is None else len(wide.documents) - len(sample.documents),
             "verified_by": model,
         }
         reason = ""
-        if selection.drop_blind and min(tries) >= 1.0:
+        if selection.drop_blind and guessing.answered_blind(tries, chance[sample.id], selection.blind_alpha):
             reason = "answered_blind"
-        elif selection.require_robust and pass_at_k == 0:
+        elif selection.require_robust and values is not None and max(values) < guessing.SOLVED:
             reason = "not_robust"
         by_task.setdefault(sample.task, Counter())[reason or "kept"] += 1
         if reason:
@@ -113,8 +122,28 @@ def verify(
         "dropped": dict(sorted(dropped.items())),
         "tasks": {task: dict(sorted(counts.items())) for task, counts in sorted(by_task.items())},
         "robustness_unmeasured": unmeasured,
-        "robust_zero": sum(sum(values) == 0 for values in robust.values()),
+        "robust_zero": sum(max(values) < guessing.SOLVED for values in robust.values()),
+        # With too few tries guessing could do as well whatever the model says: nothing is dropped, and it is told.
+        "blind_unprovable": sum(
+            guessing.needed(selection.blind_tries, value, selection.blind_alpha) is None for value in chance.values()
+        ),
         "blind_mean": sum(map(sum, blind)) / max(1, sum(map(len, blind))),
         "robust_mean": sum(map(sum, robust.values())) / max(1, sum(map(len, robust.values()))),
     }
     return kept, report
+
+
+def _blind(
+    samples: Sequence[Sample], generator: Generator, tokenizer: Tokenizer, sampling: Sampling, tries: int, seed: int
+) -> list[list[float]]:
+    """Return the rewards of each sample's tries without documents, its options turned by one place a try."""
+    # A try counts as a sample of its own, with an id and so a seed of its own.
+    turned = [
+        guessing.turned(sample, number).model_copy(update={"id": f"{sample.id}/{number}"})
+        for sample in samples
+        for number in range(tries)
+    ]
+    prompts = [blind_prompt_ids(sample, tokenizer) for sample in turned]
+    rewards = rollouts(turned, prompts, generator, tokenizer, sampling, 1, seed, "blind tries")
+    flat = [value for values in rewards for value in values]
+    return [flat[start : start + tries] for start in range(0, len(flat), tries)]

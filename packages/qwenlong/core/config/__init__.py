@@ -15,6 +15,7 @@ from qwenlong.core.config.data import (
     SynthesisConfig,
     TrackingConfig,
 )
+from qwenlong.core.config.extension import DistractorsConfig, LengthsConfig, ScreenConfig
 from qwenlong.core.config.generation import ExtractConfig, MaseConfig
 from qwenlong.core.config.models import (
     AgentConfig,
@@ -59,6 +60,7 @@ __all__ = [
     "Config",
     "CorpusConfig",
     "DatasetConfig",
+    "DistractorsConfig",
     "EndpointConfig",
     "EngineConfig",
     "EvaluationConfig",
@@ -66,6 +68,7 @@ __all__ = [
     "LLMConfig",
     "FiltersConfig",
     "FolderConfig",
+    "LengthsConfig",
     "LimitsConfig",
     "MODELS",
     "MaseConfig",
@@ -79,6 +82,7 @@ __all__ = [
     "ResourcesConfig",
     "RunConfig",
     "SCORED_STAGES",
+    "ScreenConfig",
     "Section",
     "SelectionConfig",
     "StageConfig",

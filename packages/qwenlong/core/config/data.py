@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from qwenlong.core.config.corpus import DatasetConfig, FiltersConfig, FolderConfig, LimitsConfig
+from qwenlong.core.config.extension import DistractorsConfig, LengthsConfig, ScreenConfig
 from qwenlong.core.config.generation import ExtractConfig, MaseConfig
 from qwenlong.core.config.section import Section, plain_name
 
@@ -121,6 +122,13 @@ class SynthesisConfig(Section):
     policy, which is trained once, has seen none of them."""
     length_targets: tuple[Annotated[int, Field(ge=32)], ...] = (192, 320, 448)
     """Prompt lengths in tokens to which samples are extended with irrelevant documents; drawn uniformly."""
+    lengths: LengthsConfig | None = None
+    """Distribution of prompt lengths that takes the place of length_targets; none: length_targets, evenly."""
+    evidence_positions: Literal["shuffled", "uniform"] = "shuffled"
+    """shuffled: documents in random order. uniform: the evidence's place, in tokens, is drawn uniformly over the
+    context, and documents with evidence stand apart where there is room."""
+    distractors: DistractorsConfig = DistractorsConfig()
+    """Irrelevant documents around the evidence."""
     long_length_target: Annotated[int, Field(ge=32)] = 1400
     """Prompt length in tokens of the long held-out samples; above base.window."""
     memory_length_targets: tuple[Annotated[int, Field(ge=32)], ...] = (448,)
@@ -141,6 +149,8 @@ class SynthesisConfig(Section):
     question_similarity: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Questions of a task whose words overlap this much (Jaccard similarity of their sets of words) count as the same:
     the later one is dropped. 1: only equal ones."""
+    screen: ScreenConfig = ScreenConfig()
+    """What can be answered without documents, and what cannot be answered among more of them."""
     mase: MaseConfig = MaseConfig()
     """Self-evolving agents, `qwenlong synthesize mase`."""
     extract: ExtractConfig = ExtractConfig()
@@ -159,9 +169,12 @@ class SelectionConfig(Section):
     min_per_bin: Annotated[int, Field(ge=1)] = 8
     """Lower bound of the size above, so that one rare bin does not empty the data set. [assumed]"""
     drop_blind: bool = True
-    """Knowledge grounding check: drop what the model answers without documents (reward of 1 in every blind try)."""
-    blind_tries: Annotated[int, Field(ge=1)] = 2
-    """Tries without documents. [assumed]"""
+    """Knowledge grounding check: drop what the model answers without documents more often than guessing explains."""
+    blind_tries: Annotated[int, Field(ge=1)] = 4
+    """Tries without documents; with four options, fewer than 4 prove nothing at the default alpha. [assumed]"""
+    blind_alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """A sample counts as answered blind when guessing alone would do as well with at most this probability.
+    [assumed]"""
     require_robust: bool = False
     """Contextual robustness check: drop samples whose pass@k is zero with more irrelevant documents.
     A weak base model would lose everything, hence a setting; what was measured is recorded in any case."""
