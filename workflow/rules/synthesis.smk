@@ -59,7 +59,14 @@ rule synthesis:
         **need("light"),
     params:
         code=code_digest("synthesis"),
-        config=settings("synthesis", "run.seed", "base.window", "llm.generator"),
+        config=settings(
+            "synthesis",
+            "corpus.decontaminate",
+            "run.seed",
+            "base.window",
+            "llm.generator",
+        ),
+        benchmarks=lambda wildcards: [listing_digest(path) for path in BENCHMARK_FILES],
         folder=subpath(output.samples, parent=True),
         corpus=subpath(input.documents, parent=True),
     shell:

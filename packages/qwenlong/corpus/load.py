@@ -19,7 +19,7 @@ from qwenlong.core.config import CorpusConfig
 from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.files import code_digest, digest_path, digest_value, read_json, sha256_file, write_json
 from qwenlong.core.records import Document
-from qwenlong.corpus import parallel, shard_files
+from qwenlong.corpus import decontaminate, parallel, shard_files
 from qwenlong.corpus.folders import Folder
 from qwenlong.corpus.hostile import Losses
 from qwenlong.corpus.origins import Origin, documents, no_documents, origins
@@ -46,6 +46,7 @@ def load(config: CorpusConfig, cache: str | Path, folder: str | Path) -> tuple[l
     sources = origins(config, cache)
     for source in sources:
         source.check()
+    decontaminate.check(config.decontaminate)  # before hours of loading
     planned = {source.name: Losses(source.name) for source in sources}
     common = {
         "config": config.model_dump(mode="json"),

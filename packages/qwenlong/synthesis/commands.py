@@ -13,6 +13,8 @@ from qwenlong.synthesis.agent_commands import extract, mase
 from qwenlong.synthesis.screen_commands import screen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qwenlong.core.config import Config
 
 app = typer.Typer(help="Questions whose answers are computed from the documents.", no_args_is_help=True)
@@ -45,7 +47,7 @@ def run(
         file = corpus / "documents.parquet"
         documents = read_parquet(file, Document)
         folder = tokenizer or _built_tokenizer(settings, documents, out / ".work")
-        result = synthesize(settings, documents, Tokenizer(folder))
+        result = synthesize(settings, documents, Tokenizer(folder), benchmark=_benchmark(settings))
         write(settings, result, out, {"documents": file, "tokenizer": folder})
         counts = _counts(result.funnel)
         tracked.log_metrics({f"{output}/{task}": float(n) for task, row in counts.items() for output, n in row.items()})
@@ -69,6 +71,15 @@ def _built_corpus(settings: Config, work: Path) -> Path:
     write(settings, cache, work / "corpus", documents, stats)
     judge.complete(judge_open(stats), judge.folder(settings))
     return work / "corpus"
+
+
+def _benchmark(settings: Config) -> Callable[[str], object] | None:
+    """Return what tells whether a question stands in a benchmark of corpus.decontaminate; none when it names none."""
+    if not settings.corpus.decontaminate:
+        return None
+    from qwenlong.corpus import decontaminate
+
+    return decontaminate.read(settings.corpus.decontaminate).question
 
 
 def _built_tokenizer(settings: Config, documents: list[Any], work: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,11 +87,18 @@ def counted(documents: Sequence[Document], tokenizer: Tokenizer) -> list[Documen
     return [d.model_copy(update={"n_tokens": len(i)}) for d, i in zip(documents, ids, strict=True)]
 
 
-def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokenizer) -> Result:
+def synthesize(
+    config: Config,
+    documents: Sequence[Document],
+    tokenizer: Tokenizer,
+    *,
+    benchmark: Callable[[str], object] | None = None,
+) -> Result:
     """Return samples of every task of `config.synthesis.tasks`, answers computed from the documents.
 
-    The same inputs give the same result. Raises DataError for an empty corpus, and when a task yields no training or
-    no held-out sample, with the step that lost them.
+    `benchmark` tells whether a question stands in a benchmark that is evaluated: such candidates are dropped. The same
+    inputs give the same result. Raises DataError for an empty corpus, and when a task yields no training or no held-out
+    sample, with the step that lost them.
     """
     plan = sets(config)
     sides = dict(
@@ -111,7 +118,7 @@ def synthesize(config: Config, documents: Sequence[Document], tokenizer: Tokeniz
         with Table(cell for document in shown for cell in parse.cells(document)) as table:
             for output in (output for output in plan if output.side == side):
                 pool = Pool(shown, table, knowledge, max(output.targets), config.run.seed, config.synthesis.max_hops)
-                filler = Filler(output, pool, tokenizer, seen, config.synthesis)
+                filler = Filler(output, pool, tokenizer, seen, config.synthesis, benchmark)
                 made[output.name] = []
                 for task in sorted(config.synthesis.tasks):
                     kept, counts = filler.fill(task, chosen(config.synthesis.templates)[task])

@@ -90,10 +90,11 @@ def verify(
         checks = {
             **sample.checks,
             # With too few tries guessing could do as well whatever the model says: nothing is dropped, and it is told.
-        "blind_unprovable": sum(
-            guessing.needed(selection.blind_tries, value, selection.blind_alpha) is None for value in chance.values()
-        ),
-        "blind_mean": sum(tries) / len(tries),
+            "blind_unprovable": sum(
+                guessing.needed(selection.blind_tries, value, selection.blind_alpha) is None
+                for value in chance.values()
+            ),
+            "blind_mean": sum(tries) / len(tries),
             "blind_tries": len(tries),
             "blind_chance": round(chance[sample.id], 6),
             "robust_pass_at_k": pass_at_k,
