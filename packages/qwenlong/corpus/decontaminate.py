@@ -125,6 +125,9 @@ def index(benchmarks: Mapping[str, tuple[Iterable[str], Iterable[str]]]) -> Inde
         found: dict[int, list[Hashes]] = {}
         wholes: list[Hashes] = []
         for text, is_question in [*((q, True) for q in questions), *((a, False) for a in answers)]:
+            # Short answers, the most of all texts, count for nothing: they are not hashed.
+            if not is_question and words.folded(text).count(b" ") < NGRAM - 1:
+                continue
             hashes, as_whole = _hashes(text)
             if is_question:
                 wholes.append(as_whole)
