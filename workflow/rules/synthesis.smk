@@ -59,14 +59,11 @@ rule synthesis:
         **need("light"),
     params:
         code=code_digest("synthesis"),
-        config=settings(
-            "synthesis",
-            "corpus.decontaminate",
-            "run.seed",
-            "base.window",
-            "llm.generator",
-        ),
-        benchmarks=lambda wildcards: [listing_digest(path) for path in BENCHMARK_FILES],
+        config=settings("synthesis", "run.seed", "base.window", "llm.generator"),
+        benchmarks=lambda wildcards: [
+            (one.model_dump_json(), listing_digest(one.path))
+            for one in RUN.corpus.decontaminate
+        ],
         folder=subpath(output.samples, parent=True),
         corpus=subpath(input.documents, parent=True),
     shell:
