@@ -11,7 +11,7 @@ from qwenlong.core.config import Config
 from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.records import Document, Sample
 from qwenlong.core.tokens import Tokenizer
-from qwenlong.synthesis import choice, dialogue, graph, multi_hop, numerical, parse, reading
+from qwenlong.synthesis import choice, dialogue, graph, multi_hop, numerical, parse, prose, reading
 from qwenlong.synthesis.decontaminate import Seen
 from qwenlong.synthesis.fill import STEPS, Filler, Set, Template, measured
 from qwenlong.synthesis.graph import KnowledgeGraph
@@ -25,8 +25,8 @@ TEMPLATES: dict[str, dict[str, Template]] = {
     "corpus_numerical": numerical.TEMPLATES,
     "dialogue_memory": dialogue.TEMPLATES,
     "doc_multi_hop": multi_hop.TEMPLATES,
-    "multiple_choice": choice.TEMPLATES,
-    "reading_comprehension": reading.TEMPLATES,
+    "multiple_choice": choice.TEMPLATES | prose.CHOICE,
+    "reading_comprehension": reading.TEMPLATES | prose.READING,
 }
 
 
