@@ -62,6 +62,10 @@ rule synthesis:
     params:
         code=code_digest("synthesis"),
         config=settings("synthesis", "run.seed", "base.window", "llm.generator"),
+        benchmarks=lambda wildcards: [
+            (one.model_dump_json(), listing_digest(one.path))
+            for one in RUN.corpus.decontaminate
+        ],
         folder=subpath(output.samples, parent=True),
         corpus=subpath(input.documents, parent=True),
         more=[word for file in CANDIDATES for word in ("--candidates", file)]

@@ -76,28 +76,45 @@ def stats(
 
 @app.command()
 def shards(
-    documents: Annotated[list[Path], typer.Argument(help="Parquet files of documents, or folders of them.")],
     config: ConfigFile,
     out: Annotated[Path, typer.Option(help="Folder for kept/*.parquet and counts.json; a killed run goes on there.")],
+    documents: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Parquet files of documents, or folders of them; default: the sources of the configuration."
+        ),
+    ] = None,
+    sources: Annotated[
+        Path | None, typer.Option(help="Cache folder that `corpus fetch` filled; default: corpus.cache.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Filter, deduplicate and decontaminate documents in shards, in parallel (corpus.executor, corpus.workers)."""
+    """Load, filter, decontaminate and deduplicate a corpus of any size in shards, in parallel (corpus.executor)."""
     from qwenlong.core import config_files, ownership
     from qwenlong.core.errors import UsageError
     from qwenlong.core.provenance import sidecar
     from qwenlong.corpus import judge
+    from qwenlong.corpus.load import load
+    from qwenlong.corpus.origins import origins
     from qwenlong.corpus.shards import run
 
     settings = config_files.load(config)
     ownership.lock(out / ".lock", "`corpus shards`", out)
-    files = [f for path in documents for f in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
-    if not files:
-        raise UsageError(f"no *.parquet in {', '.join(map(str, documents))}; name shards or a folder that holds some")
+    loaded = None
+    if documents:
+        files = [f for path in documents for f in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
+        if not files:
+            raise UsageError(f"no *.parquet in {', '.join(map(str, documents))}; name shards or a folder of some")
+        inputs = {str(file): file for file in files}
+    else:
+        cache = sources or Path(settings.corpus.cache)
+        files, loaded = load(settings.corpus, cache, out / "loaded")
+        inputs = {name: path for one in origins(settings.corpus, cache) for name, path in one.inputs().items()}
     asked = judge.endpoint(settings) if settings.corpus.judge_filter else None
-    counts = run(files, out, settings.corpus, settings.run.seed, asked)
+    counts = run(files, out, settings.corpus, settings.run.seed, asked, loaded)
     sidecar(
         out / "counts.json",
-        inputs={str(file): file for file in files},
+        inputs=inputs,
         config=settings.corpus.model_dump(mode="json"),
         packages=["corpus"],
         seed=settings.run.seed,
@@ -105,6 +122,9 @@ def shards(
     if as_json:
         typer.echo(json.dumps(counts, sort_keys=True))
     else:
+        for name, numbers in (loaded or {}).items():
+            lost = ", ".join(f"{reason} {count:,}" for reason, count in numbers["dropped_documents"].items()) or "none"
+            typer.echo(f"{name}: {numbers['loaded']:,} documents loaded; lost on the way: {lost}")
         typer.echo(
             f"{counts['read']:,} documents in {counts['shards']:,} shards, {counts['kept']:,} kept in {out / 'kept'}"
         )

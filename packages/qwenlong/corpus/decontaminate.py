@@ -11,6 +11,7 @@ Runs are kept as sorted arrays of 64-bit hashes, 8 bytes each: a false hit has a
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -124,6 +125,9 @@ def index(benchmarks: Mapping[str, tuple[Iterable[str], Iterable[str]]]) -> Inde
         found: dict[int, list[Hashes]] = {}
         wholes: list[Hashes] = []
         for text, is_question in [*((q, True) for q in questions), *((a, False) for a in answers)]:
+            # Short answers, the most of all texts, count for nothing: they are not hashed.
+            if not is_question and words.folded(text).count(b" ") < NGRAM - 1:
+                continue
             hashes, as_whole = _hashes(text)
             if is_question:
                 wholes.append(as_whole)
@@ -170,12 +174,24 @@ def questions(
     return clean, dirty, Counter(hit for hits in dirty.values() for hit in hits)
 
 
+def check(settings: Sequence[BenchmarkTexts]) -> None:
+    """Raise DataError naming every file of `corpus.decontaminate` that is not there."""
+    missing = [f"{one.path} ({one.name})" for one in settings if not Path(one.path).is_file()]
+    if missing:
+        raise DataError(
+            f"corpus.decontaminate: {len(missing)} of {len(settings)} benchmark files are not there: "
+            f"{', '.join(missing)}. Get them as docs/corpus.md, Decontamination, says; or take out of "
+            "corpus.decontaminate what is not evaluated"
+        )
+
+
 def read(settings: Sequence[BenchmarkTexts]) -> Index:
     """Return the index of the benchmark files of `corpus.decontaminate`.
 
     Raises ConfigError for a name that stands twice or a field that no record has, DataError for a file that cannot be
     read or holds no record.
     """
+    check(settings)
     texts: dict[str, tuple[list[str], list[str]]] = {}
     for benchmark in settings:
         if benchmark.name in texts:
@@ -211,7 +227,10 @@ def _read(benchmark: BenchmarkTexts) -> tuple[list[str], list[str]]:
 
 
 def strings(value: Any) -> list[str]:
-    """Return all strings in a field: a string, or lists and mappings of them; JSON in a string is opened."""
+    """Return all strings in a field: a string, or lists and mappings of them; JSON in a string is opened.
+
+    Of a chat only what the user says counts: MRCR's turns of the assistant are its context, of many megabytes.
+    """
     if isinstance(value, str):
         # MRCR keeps its chat as JSON text: the names of its keys are no part of the question.
         if value[:1] in "[{":
@@ -223,13 +242,18 @@ def strings(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list | tuple):
+        if value and all(isinstance(turn, Mapping) and {"role", "content"} <= turn.keys() for turn in value):
+            value = [turn["content"] for turn in value if turn["role"] == "user"]
         return [text for part in value for text in strings(part)]
     return []
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a .parquet, .jsonl or .json file (a list). Raises DataError naming file and place."""
-    remedy = "give a .jsonl, .json or .parquet file of one record a question"
+    """Yield the records of a .parquet, .jsonl, .csv, .tsv or .json file. Raises DataError naming file and place.
+
+    A .json file holds a list, or a record a line: benchmarks are published as both.
+    """
+    remedy = "give a .jsonl, .json, .csv, .tsv or .parquet file of one record a question"
     if not path.is_file():
         raise DataError(f"benchmark file {path} does not exist; fetch it, or take it out of corpus.decontaminate")
     try:
@@ -239,20 +263,33 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
             with pq.ParquetFile(path) as table:
                 for batch in table.iter_batches(batch_size=256):
                     yield from batch.to_pylist()
-        elif path.suffix == ".json":
+        elif path.suffix in (".csv", ".tsv"):
+            with path.open(encoding="utf-8-sig", newline="") as stream:
+                yield from csv.DictReader(stream, delimiter="," if path.suffix == ".csv" else "\t", strict=True)
+        elif path.suffix == ".json" and not _is_lines(path):
             found = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(found, list):
                 raise DataError(f"benchmark file {path} holds {type(found).__name__}, not a list; {remedy}")
             yield from (_record(value, f"{path}, record {n}") for n, value in enumerate(found))
-        elif path.suffix == ".jsonl":
+        elif path.suffix in (".json", ".jsonl"):
             with path.open(encoding="utf-8") as stream:
                 for n, line in enumerate(stream, 1):
                     if line.strip():
                         yield _record(json.loads(line), f"{path}, line {n}")
         else:
             raise DataError(f"benchmark file {path} ends in {path.suffix or 'nothing'}; {remedy}")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, csv.Error) as error:
         raise DataError(f"benchmark file {path} cannot be read ({error}); {remedy}") from error
+
+
+def _is_lines(path: Path) -> bool:
+    """Tell whether a .json file holds a record a line: then its first line is one."""
+    with path.open(encoding="utf-8") as stream:
+        first, second = stream.readline(), stream.readline()
+    try:
+        return bool(second.strip()) and isinstance(json.loads(first), dict)
+    except ValueError:
+        return False
 
 
 def _record(value: Any, where: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ threshold comes from). Prose rules ask neither code nor tables, dialogues or rec
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -15,6 +14,7 @@ from qwenlong.core.config import CorpusConfig, FiltersConfig
 from qwenlong.core.records import Document
 from qwenlong.corpus.hostile import CONTROL
 from qwenlong.corpus.language import language
+from qwenlong.corpus.repeats import Words
 
 #: Reasons in the order in which the rules are asked.
 REASONS = (
@@ -33,11 +33,15 @@ _GENERATED = re.compile(
     re.IGNORECASE,
 )
 _PLAIN = re.compile(r"[\w\s]+")
+_ASCII = re.compile(r"[\x00-\x7f]+")
+# "_" is the one symbol that counts as a word's character.
+_PLAIN_BYTES = bytes(n for n in range(128) if _PLAIN.match(chr(n)) and chr(n) != "_")
 _BOILERPLATE = re.compile(
     r"lorem ipsum dolor|redistribution and use in source and binary forms|permission is hereby granted, free of charge"
     r"|\*\*\* ?(?:start|end) of (?:the|this) project gutenberg|enable javascript to view",
     re.IGNORECASE,
-)
+)  # One of these stands in what _BOILERPLATE finds: a text without them, nearly every one, is not searched.
+_BOILERPLATE_MARKS = ("lorem ipsum", "redistribution and use", "permission is hereby", "gutenberg", "enable javascript")
 
 _HERE = "terms of (?:use|service)|privacy policy|cookie (?:policy|settings|preferences)"
 _NOTICE = re.compile(
@@ -46,10 +50,14 @@ _NOTICE = re.compile(
     r"|^skip to (?:main )?content|javascript (?:is|must be|seems to be)|powered by \w+$|back to top",
     re.IGNORECASE,
 )
+# What every notice holds, in lower case, a line beginning with its line feed: finding that a text has none of them
+# costs a hundredth of asking the pattern of each line.
+_NOTICE_MARKS = ("terms of ", "privacy policy", "cookie", "all rights reserved", "©", "subscribe to", "javascript ") + (
+    *("\nsign", "\nlog", "\nshare ", "\ntweet ", "\nprint ", "\nemail ", "\nskip to ", "powered by ", "back to top"),
+)
 #: Longest line, in characters, that can be a notice.
 MAX_NOTICE = 300
-_BULLET = re.compile(r"^(?:[-*+•‣▪◦●–]\s|\d{1,3}[.)]\s)")
-_ELLIPSIS = re.compile(r"(?:\.\.\.|…)$")
+_BULLET = re.compile(r"(?:[-*+•‣▪◦●–]\s|\d{1,3}[.)]\s)")
 #: Kinds of documents (metadata) that are no running text.
 _NO_PROSE = frozenset(("chat", "dialogue", "factbook", "finance", "json", "play", "poem", "table"))
 #: Names of folders, in lower case, that hold other projects' code or what tools made.
@@ -76,7 +84,7 @@ def reason(document: Document, config: CorpusConfig) -> str | None:
     if document.category == "code" and _GENERATED.search(text[:1000]):
         return "generated"
     # A licence in a long text is a small part of it; a short text that holds one is little else.
-    if len(text) < BOILERPLATE_CHARACTERS and _BOILERPLATE.search(text):
+    if len(text) < BOILERPLATE_CHARACTERS and _boilerplate(text):
         return "boilerplate"
     if repetition(text) > config.max_repetition:
         return "repetition"
@@ -118,27 +126,28 @@ def _code_reason(text: str, rules: FiltersConfig) -> str | None:
 def _prose_reason(text: str, rules: FiltersConfig) -> str | None:
     if rules == _OFF:
         return None
-    words = text.split()
-    count = max(1, len(words))
+    words = Words(text.split())
     if not _within(len(words), rules.min_words, rules.max_words):
         return "words"
-    if not _within(sum(map(len, words)) / count, rules.min_mean_word_length, rules.max_mean_word_length):
+    if not _within(words.characters / max(1, len(words)), rules.min_mean_word_length, rules.max_mean_word_length):
         return "word_length"
-    if not _within(sum(map(_has_letter, words)) / count, rules.min_alphabetic_share, None):
+    if rules.min_alphabetic_share is not None and words.alphabetic_share() < rules.min_alphabetic_share:
         return "alphabetic"
     lines = [line.strip() for line in text.split("\n") if line.strip()]
-    shares: tuple[tuple[str, float | None, re.Pattern[str]], ...] = (
-        ("bullets", rules.max_bullet_share, _BULLET),
-        ("ellipses", rules.max_ellipsis_share, _ELLIPSIS),
-    )
-    for why, bound, pattern in shares:
-        if bound is not None and sum(pattern.search(line) is not None for line in lines) / max(1, len(lines)) > bound:
-            return why
-    if not _within((len(lines) - len(set(lines))) / max(1, len(lines)), None, rules.max_repeated_line_share):
+    count = max(1, len(lines))
+    if (
+        rules.max_bullet_share is not None
+        and sum(map(bool, map(_BULLET.match, lines))) / count > rules.max_bullet_share
+    ):
+        return "bullets"
+    ellipses = sum(line.endswith(("...", "…")) for line in lines)
+    if not _within(ellipses / count, None, rules.max_ellipsis_share):
+        return "ellipses"
+    if not _within((len(lines) - len(set(lines))) / count, None, rules.max_repeated_line_share):
         return "repeated_lines"
-    if rules.max_top_bigram_share is not None and top_ngram_share(words, 2) > rules.max_top_bigram_share:
+    if rules.max_top_bigram_share is not None and words.top_pair_share() > rules.max_top_bigram_share:
         return "repeated_ngrams"
-    if rules.max_repeated_ngram_share is not None and repeated_ngram_share(words, 10) > rules.max_repeated_ngram_share:
+    if rules.max_repeated_ngram_share is not None and words.repeated_share(10) > rules.max_repeated_ngram_share:
         return "repeated_ngrams"
     if rules.max_boilerplate_share is not None and notice_share(lines) > rules.max_boilerplate_share:
         return "notices"
@@ -151,44 +160,20 @@ def _within(value: float, low: float | None, high: float | None) -> bool:
     return (low is None or value >= low) and (high is None or value <= high)
 
 
-def _has_letter(word: str) -> bool:
-    return any(map(str.isalpha, word))
-
-
-def top_ngram_share(words: Sequence[str], n: int) -> float:
-    """Return the share of the words' characters that the most frequent sequence of n words covers, in [0, 1].
-
-    Sequences that stand once cover nothing; of those equally frequent the longest counts.
-    """
-    counts = Counter(zip(*(words[k:] for k in range(n)), strict=False))
-    total = sum(map(len, words))
-    covered = max((times * sum(map(len, gram)) for gram, times in counts.items() if times > 1), default=0)
-    # "a a a" has the pair "a a" twice, which share a word.
-    return min(1.0, covered / total) if total else 0.0
-
-
-def repeated_ngram_share(words: Sequence[str], n: int) -> float:
-    """Return the share of the words' characters inside sequences of n words that stand more than once, in [0, 1].
-
-    A word counts once, in however many such sequences it stands.
-    """
-    grams = [hash(gram) for gram in zip(*(words[k:] for k in range(n)), strict=False)]
-    counts = Counter(grams)
-    covered = end = 0
-    for start, gram in enumerate(grams):
-        if counts[gram] > 1:
-            covered += sum(len(word) for word in words[max(start, end) : start + n])
-            end = start + n
-    total = sum(map(len, words))
-    return covered / total if total else 0.0
+def _boilerplate(text: str) -> bool:
+    lowered = text.lower()
+    return any(mark in lowered for mark in _BOILERPLATE_MARKS) and _BOILERPLATE.search(text) is not None
 
 
 def notice_share(lines: Sequence[str]) -> float:
     """Return the share of characters in short lines that are notices of a web page, in [0, 1]."""
     total = sum(map(len, lines))
+    lowered = "\n" + "\n".join(lines).lower()
+    if not total or not any(mark in lowered for mark in _NOTICE_MARKS):
+        return 0.0
     # A long line that names a cookie is a paragraph about cookies.
     notices = sum(len(line) for line in lines if len(line) <= MAX_NOTICE and _NOTICE.search(line))
-    return notices / total if total else 0.0
+    return notices / total
 
 
 def repetition(text: str) -> float:
@@ -209,5 +194,8 @@ def repetition(text: str) -> float:
 
 def symbol_share(text: str) -> float:
     """Return the share of characters that are neither letters, digits nor white space, in [0, 1]."""
-    # Removing runs of plain characters is many times faster than asking each one; "_" is the one symbol in \w.
-    return (len(_PLAIN.sub("", text)) + text.count("_")) / len(text) if text else 0.0
+    # Deleting plain characters is many times faster than asking each one.
+    symbols = len(text.encode("ascii", "ignore").translate(None, _PLAIN_BYTES))
+    if not text.isascii():
+        symbols += len(_PLAIN.sub("", _ASCII.sub("", text)))
+    return symbols / len(text) if text else 0.0

@@ -55,31 +55,41 @@ class Folder:
 
     def read(self, losses: Losses) -> Iterator[Document]:
         """Yield the documents of all files; what cannot be used is counted and told in `losses`."""
-        options = formats.Options(
-            self.corpus.limits, self.settings.text_field, self.settings.title_field, self.settings.rows_per_document
-        )
+        for path, _ in self.files(losses):
+            yield from self.read_file(path, losses)
+
+    def files(self, losses: Losses) -> Iterator[tuple[str, int]]:
+        """Yield (path below the folder, bytes) of each file that `read_file` can read; the others are told."""
         unread: set[str] = set()
         for path, entry in walk(self._root, losses):
             why = filters.path_reason(path, self.corpus.filters)
             if why is not None:
                 losses.dropped[why] += 1
-            elif path.lower().endswith(formats.ARCHIVES):
-                yield from self._archive(path, options, losses)
-            elif (reader := formats.reader(path)) is not None:
-                try:
-                    with open_regular(entry) as stream:
-                        yield from self._file(path, stream, reader, options, losses)
-                except Refused as error:
-                    losses.drop(error.reason, f"{path}: {error}", what="the file is left out")
-                except OSError as error:
-                    message = f"{path}: cannot be opened ({error.strerror}); check its permissions"
-                    losses.drop("unreadable", message, what="the file is left out")
+            elif path.lower().endswith(formats.ARCHIVES) or formats.reader(path) is not None:
+                yield path, entry.lstat().st_size
             elif (kind := formats.suffix(path)) in unread:
                 losses.dropped["unsupported"] += 1
             else:
                 unread.add(kind)
                 message = f"{path}: files {f'with the suffix {kind}' if kind else 'without a suffix'} are not read"
                 losses.drop("unsupported", f"{message}; convert them to text", what="all of them are left out")
+
+    def read_file(self, path: str, losses: Losses) -> Iterator[Document]:
+        """Yield the documents of one file of `files`; what cannot be used is counted and told in `losses`."""
+        options = formats.Options(
+            self.corpus.limits, self.settings.text_field, self.settings.title_field, self.settings.rows_per_document
+        )
+        if path.lower().endswith(formats.ARCHIVES):
+            yield from self._archive(path, options, losses)
+        elif (reader := formats.reader(path)) is not None:
+            try:
+                with open_regular(self._root / path) as stream:
+                    yield from self._file(path, stream, reader, options, losses)
+            except Refused as error:
+                losses.drop(error.reason, f"{path}: {error}", what="the file is left out")
+            except OSError as error:
+                message = f"{path}: cannot be opened ({error.strerror}); check its permissions"
+                losses.drop("unreadable", message, what="the file is left out")
 
     def _archive(self, path: str, options: formats.Options, losses: Losses) -> Iterator[Document]:
         """Yield the documents of an archive's members; one that is not to be trusted is left out as a whole."""

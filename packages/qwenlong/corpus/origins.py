@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -20,10 +21,18 @@ from qwenlong.corpus.loaders import Loader, loader
 from qwenlong.corpus.sources import Source, packages
 
 
-class Origin(Protocol):
-    """A source of documents. `name` is the first part of their ids, `label` what messages call it besides."""
+class Readable(Protocol):
+    """What yields documents, all of a source's or some."""
 
     name: str
+
+    def read(self, losses: Losses) -> Iterator[Document]:
+        """Yield documents, one at a time; what cannot be used is counted and told in `losses`."""
+
+
+class Origin(Readable, Protocol):
+    """A source of documents. `name` is the first part of their ids, `label` what messages call it besides."""
+
     label: str
 
     def check(self) -> None:
@@ -34,9 +43,6 @@ class Origin(Protocol):
 
     def inputs(self) -> dict[str, Path]:
         """Return the files or folders that provenance digests, by name."""
-
-    def read(self, losses: Losses) -> Iterator[Document]:
-        """Yield its documents, one at a time; what cannot be used is counted and told in `losses`."""
 
 
 class Package:
@@ -98,7 +104,7 @@ def origins(corpus: CorpusConfig, cache: str | Path) -> list[Origin]:
     return found
 
 
-def documents(origin: Origin, corpus: CorpusConfig, losses: Losses) -> Iterator[Document]:
+def documents(origin: Readable, corpus: CorpusConfig, losses: Losses) -> Iterator[Document]:
     """Yield the documents of a source, made harmless (see hostile.examine); what is refused is counted and told.
 
     Raises DataError when two documents have one id.
@@ -117,3 +123,13 @@ def documents(origin: Origin, corpus: CorpusConfig, losses: Losses) -> Iterator[
             losses.drop(error.reason, f"{document.metadata.get('path', document.id)}: {error}")
             continue
         yield safe
+
+
+def no_documents(source: Origin, numbers: dict[str, Any]) -> str:
+    """Say why a source keeps no document, by its counts of `dropped_documents`, `dropped` and its `messages`."""
+    lost = Counter(numbers["dropped_documents"]) + Counter(numbers.get("dropped", {}))
+    reasons = (
+        ", ".join(f"{name} {count}" for name, count in sorted(lost.items())) or "it holds nothing that its loader reads"
+    )
+    first = f" ({numbers['messages'][0]})" if numbers["messages"] else ""
+    return f"source {source.name} ({source.label}) keeps no document: {reasons}{first}"

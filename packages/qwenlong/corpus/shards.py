@@ -41,15 +41,16 @@ def run(
     config: CorpusConfig,
     seed: int,
     judge: EndpointConfig | None = None,
+    loaded: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the documents of `shards` that stay to `out`/kept, one shard for each, and return the counts.
 
     The counts, also in `out`/counts.json: shards, read, kept, dropped {reason: documents}, contaminated {benchmark:
-    documents} (a document may count in several); with an endpoint for the judge, judge {asked, fit, unfit, no_verdict,
-    open}: it is asked about what is left, and what an outage left open is kept for now. Of duplicates the first by id
-    stays, in whatever shard it is; what stays depends neither on the order of the shards nor on how documents are
-    spread over them. Raises DataError for shards that cannot be read, ids or file that stand twice; ConfigError for
-    benchmarks that do not suit.
+    documents} (a document may count in several), and `loaded`, where given, as `sources`; with an endpoint for the
+    judge, judge {asked, fit, unfit, no_verdict, open}: it is asked about what is left, and what an outage left open is
+    kept for now. Of duplicates the first by id stays, in whatever shard it is; what stays depends neither on the order
+    of the shards nor on how documents are spread over them. Raises DataError for shards that cannot be read, ids or
+    file that stand twice; ConfigError for benchmarks that do not suit.
     """
     paths = [Path(shard) for shard in shards]
     twice = [str(path) for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
@@ -103,6 +104,8 @@ def run(
     _remove_others(root / "kept", kept)
     _remove_others(work / "signed", signed)
     counts = _counts(signed, dropped, sum(job["kept"] for job in written)) | said
+    if loaded is not None:
+        counts["sources"] = loaded
     write_json(root / "counts.json", counts)
     return counts
 

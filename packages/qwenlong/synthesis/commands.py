@@ -14,6 +14,8 @@ from qwenlong.synthesis.nl2sql.commands import nl2sql
 from qwenlong.synthesis.screen_commands import screen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from qwenlong.core.config import Config
     from qwenlong.synthesis.checker.check import Report
 
@@ -62,7 +64,14 @@ def run(
         file = corpus / "documents.parquet"
         documents = read_parquet(file, Document)
         folder = tokenizer or _built_tokenizer(settings, documents, out / ".work")
-        result = synthesize(settings, documents, Tokenizer(folder), edges=_read_edges(edges), extra=extra)
+        result = synthesize(
+            settings,
+            documents,
+            Tokenizer(folder),
+            edges=_read_edges(edges),
+            extra=extra,
+            benchmark=_benchmark(settings),
+        )
         result = rewrite(settings, result, Tokenizer(folder), out)
         inputs = {"documents": file, "tokenizer": folder}
         inputs |= {f"edges_{number}": path for number, path in enumerate(edges or (), 1)}
@@ -92,6 +101,15 @@ def _built_corpus(settings: Config, work: Path) -> Path:
     write(settings, cache, work / "corpus", documents, stats)
     judge.complete(judge_open(stats), judge.folder(settings))
     return work / "corpus"
+
+
+def _benchmark(settings: Config) -> Callable[[str], object] | None:
+    """Return what tells whether a question stands in a benchmark of corpus.decontaminate; none when it names none."""
+    if not settings.corpus.decontaminate:
+        return None
+    from qwenlong.corpus import decontaminate
+
+    return decontaminate.read(settings.corpus.decontaminate).question
 
 
 def _built_tokenizer(settings: Config, documents: list[Any], work: Path) -> Path:

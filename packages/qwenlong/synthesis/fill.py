@@ -31,7 +31,17 @@ MAX_EVIDENCE = 6
 PATIENCE = 400
 #: Steps of the funnel in their order; "kept" is what is left.
 STEPS = (
-    *("candidates", "template_full", "duplicate", "similar", "contaminated", "blind", "too_long", "not_extended"),
+    *(
+        "candidates",
+        "template_full",
+        "duplicate",
+        "similar",
+        "contaminated",
+        "benchmark",
+        "blind",
+        "too_long",
+        "not_extended",
+    ),
     "kept",
 )
 
@@ -83,6 +93,8 @@ class Filler:
     tokenizer: Tokenizer
     seen: Mapping[str, Seen]
     synthesis: SynthesisConfig
+    benchmark: Callable[[str], object] | None = None
+    """Tells whether a question (with its options) stands in a benchmark that is evaluated."""
 
     @cached_property
     def composer(self) -> Composer | None:
@@ -191,6 +203,8 @@ class Filler:
             return "similar"
         if side == "heldout" and self.seen["train"].overlaps(asked, candidate.specifics):
             return "contaminated"
+        if self.benchmark is not None and self.benchmark(asked):
+            return "benchmark"
         if self.synthesis.screen.rules and (blind.by_itself(candidate) or now.balance.exceeded_by(candidate)):
             return "blind"
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,12 +111,13 @@ def synthesize(
     *,
     edges: Sequence[Edge] = (),
     extra: Sequence[Candidate] = (),
+    benchmark: Callable[[str], object] | None = None,
 ) -> Result:
     """Return samples of every task of `config.synthesis.tasks`, answers computed from the documents.
 
     `edges` are extracted triples (`extract.run.read`); those that the documents bear out join the graph of their side.
     `extra` are candidates that agents proposed and verified: they take turns with the templates for training samples.
-    The same inputs give the same result. Raises DataError for an empty corpus, and when a task yields no training or
+    `benchmark` tells whether a question stands in a benchmark that is evaluated: such candidates are dropped. The same inputs give the same result. Raises DataError for an empty corpus, and when a task yields no training or
     no held-out sample, with the step that lost them.
     """
     plan = sets(config)
@@ -150,7 +151,7 @@ def synthesize(
             side_pool = Pool(shown, table, knowledge, 0, config.run.seed, hops, vague, merged=walked)
             for output in (output for output in plan if output.side == side):
                 pool = replace(side_pool, budget=max(output.targets))
-                filler = Filler(output, pool, tokenizer, seen, config.synthesis)
+                filler = Filler(output, pool, tokenizer, seen, config.synthesis, benchmark)
                 made[output.name] = []
                 for task in sorted(config.synthesis.tasks):
                     templates = chosen(config.synthesis.templates)[task]

@@ -122,8 +122,8 @@ def test_files_of_three_kinds_and_nested_fields(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "error", "match"),
     [
-        ("a.jsonl", None, DataError, "does not exist"),
-        ("a.csv", "q", DataError, "ends in .csv"),
+        ("a.jsonl", None, DataError, r"a.jsonl \(b\)"),
+        ("a.txt", "q", DataError, "ends in .txt"),
         ("a.jsonl", "{", DataError, "cannot be read"),
         ("a.jsonl", "[1]", DataError, "line 1 is list"),
         ("a.json", "{}", DataError, "dict, not a list"),

@@ -11,6 +11,7 @@ from test_text import document
 from qwenlong.core.config import CorpusConfig, FiltersConfig
 from qwenlong.corpus import filters
 from qwenlong.corpus.language import LANGUAGES, language
+from qwenlong.corpus.repeats import Words
 
 TEXTS = {
     "ar": "كان الطقس باردا في ذلك اليوم، وكان الناس يمشون بسرعة إلى بيوتهم قبل أن يأتي الليل على المدينة القديمة.",
@@ -106,10 +107,10 @@ def test_good_prose_passes_all_of_gopher() -> None:
 
 def test_thresholds_are_inclusive_and_exact() -> None:
     text = "aa bb " * 3 + "cc " * 4  # 20 characters of words: "aa bb" 3 times is 12 of 20
-    assert filters.top_ngram_share(text.split(), 2) == pytest.approx(12 / 20)
+    assert Words(text.split()).top_pair_share() == pytest.approx(12 / 20)
     assert filters.reason(document(text), settings(max_top_bigram_share=0.6)) is None
     assert filters.reason(document(text), settings(max_top_bigram_share=0.59)) == "repeated_ngrams"
-    assert filters.top_ngram_share(["a"] * 9, 2) == 1.0 and filters.top_ngram_share([], 2) == 0.0
+    assert Words(["a"] * 9).top_pair_share() == 1.0 and Words([]).top_pair_share() == 0.0
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=40), st.integers(min_value=1, max_value=4))
@@ -117,7 +118,30 @@ def test_repeated_ngrams_are_what_they_say(letters: list[str], n: int) -> None:
     grams = [tuple(letters[k : k + n]) for k in range(len(letters) - n + 1)]
     covered = {k + m for k, gram in enumerate(grams) if grams.count(gram) > 1 for m in range(n)}
     expected = len(covered) / len(letters) if letters else 0.0
-    assert filters.repeated_ngram_share(letters, n) == pytest.approx(expected)
+    assert Words(letters).repeated_share(n) == pytest.approx(expected)
+
+
+@given(st.lists(st.sampled_from(["a", "bb", "7", "ccc", "x1"]), max_size=30))
+def test_the_top_pair_and_words_with_letters_are_what_they_say(words: list[str]) -> None:
+    pairs = [(left, right) for left, right in zip(words, words[1:], strict=False)]
+    covered = max((pairs.count(pair) * len("".join(pair)) for pair in pairs if pairs.count(pair) > 1), default=0)
+    found = Words(words)
+    assert found.characters == len("".join(words)) and len(found) == len(words)
+    assert found.top_pair_share() == pytest.approx(min(1.0, covered / max(1, len("".join(words)))))
+    assert found.alphabetic_share() == pytest.approx(sum(word != "7" for word in words) / max(1, len(words)))
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        "Read our Terms of Use", "PRIVACY POLICY", "Cookie settings", "This website uses cookies", "Accept cookies",
+        "All rights reserved", "Copyright © Ferry", "©2020", "Sign in", "Log out", "login", "Subscribe to our letter",
+        "Share this", "Tweet on", "Print this", "email this", "Skip to main content", "JavaScript must be on",
+        "Powered by Ferry", "Back to top",
+    ],
+)  # fmt: skip
+def test_every_notice_is_known(notice: str) -> None:
+    assert filters.notice_share(["A line about a ferry and its log.", notice]) > 0
 
 
 def test_a_paragraph_about_cookies_is_no_notice() -> None:

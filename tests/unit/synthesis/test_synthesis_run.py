@@ -19,6 +19,7 @@ from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.files import read_parquet, write_parquet
 from qwenlong.core.records import TASKS, Document, Sample
 from qwenlong.core.tokens import Tokenizer
+from qwenlong.corpus import decontaminate
 from qwenlong.rewards.rules import score
 from qwenlong.synthesis import output, warmup
 from qwenlong.synthesis.checker.check import check
@@ -188,3 +189,15 @@ def test_check_command_names_a_fault(folder: Path, result: Result, tmp_path: Pat
     assert done.exit_code == 1
     assert isinstance(done.exception, DataError) and broken.id in str(done.exception)
     assert output.SETS == SETS
+
+
+def test_questions_of_a_benchmark_are_dropped_and_counted(
+    config: Config, corpus: list[Document], tokenizer: Tokenizer, result: Result
+) -> None:
+    evaluated = [sample.question for sample in result.samples if sample.task == "corpus_numerical"][:3]
+    index = decontaminate.index({"b": (evaluated, [])})
+    found = synthesize(config, corpus, tokenizer, benchmark=index.question)
+    assert not {sample.question for sample in every(found)} & set(evaluated)
+    assert not any(index.question(sample.question) for sample in every(found))
+    assert found.funnel["tasks"]["corpus_numerical"]["samples"]["benchmark"] >= len(evaluated)
+    assert Counter(sample.task for sample in found.samples) == dict.fromkeys(TASKS, 10)
