@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from qwenlong.core.embeddings import embed
 from qwenlong.core.records import Sample
 from qwenlong.core.seeds import derive, rng
-
-if TYPE_CHECKING:
-    import numpy as np
 
 #: Below so many questions principal components show as much, and UMAP's compilation takes longer than all else.
 FEW = 100
@@ -46,7 +45,7 @@ def questions_map(samples: Sequence[Sample], seed: int) -> dict[str, Any]:
     if len(drawn) < len(ordered):
         note += f" {len(drawn):,} of {len(ordered):,} questions, drawn by seed."
     points: dict[str, list[str]] = {}
-    for sample, (x, y) in zip(drawn, _unit_square(placed), strict=True):
+    for sample, (x, y) in zip(drawn, _unit_square(placed).tolist(), strict=True):
         points.setdefault(sample.task, []).append(f"{x:.4f},{y:.4f}")
     drawn_points = {task: " ".join(of_task) for task, of_task in sorted(points.items())}
     return result | {"method": method, "shown": len(drawn), "points": drawn_points, "note": note}
@@ -54,8 +53,6 @@ def questions_map(samples: Sequence[Sample], seed: int) -> dict[str, Any]:
 
 def _principal(vectors: np.ndarray) -> np.ndarray:
     """Return the first two principal components; the sign of each makes its largest loading positive."""
-    import numpy as np
-
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:2] * np.sign(axes[:2][np.arange(2), np.abs(axes[:2]).argmax(axis=1)])[:, None]
@@ -63,8 +60,6 @@ def _principal(vectors: np.ndarray) -> np.ndarray:
 
 
 def _umap(vectors: np.ndarray, seed: int) -> np.ndarray:
-    import numpy as np
-
     with warnings.catch_warnings():
         # A seed forbids threads, which UMAP remarks on; a graph in several parts is no fault of the data.
         warnings.simplefilter("ignore")
@@ -74,14 +69,17 @@ def _umap(vectors: np.ndarray, seed: int) -> np.ndarray:
             n_neighbors=NEIGHBOURS,
             min_dist=MIN_DISTANCE,
             metric="cosine",
+            # Principal components as the start, as wide as UMAP's own start: the usual one, by eigenvectors of the
+            # graph, gives other vectors from call to call when the graph falls into parts.
+            init=(10 * _unit_square(_principal(vectors))).astype(np.float32),
             random_state=derive(seed, "card", "umap") % 2**32,
             n_jobs=1,
         )
         return np.asarray(reducer.fit_transform(vectors), np.float64)
 
 
-def _unit_square(points: np.ndarray) -> list[list[float]]:
+def _unit_square(points: np.ndarray) -> np.ndarray:
     low, high = points.min(axis=0), points.max(axis=0)
     # One scale for both axes: distances are what a map is for.
     scale = float((high - low).max()) or 1.0
-    return [[float(x), float(y)] for x, y in (points - low) / scale]
+    return np.asarray((points - low) / scale)

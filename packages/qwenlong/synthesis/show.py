@@ -143,7 +143,7 @@ def _windows(text: str, spans: Sequence[tuple[int, int]], context: int) -> list[
             begin = text.rfind("\n", 0, begin)
             if begin < 0:
                 break
-        stop = end
+        stop = end - 1
         for _ in range(context + 1):
             stop = text.find("\n", stop + 1)
             if stop < 0:
