@@ -10,6 +10,7 @@ from decimal import Decimal
 from itertools import islice
 
 import pytest
+from prose_documents import essays
 
 from qwenlong.core.config import Config
 from qwenlong.core.errors import ConfigError
@@ -55,7 +56,7 @@ def countries() -> list[Document]:
 
 @pytest.fixture(scope="module")
 def pool(corpus: list[Document], tokenizer: Tokenizer):
-    documents = counted([*corpus, *countries()], tokenizer)
+    documents = counted([*corpus, *countries(), *essays()], tokenizer)
     with Table(cell for document in documents for cell in parse.cells(document)) as table:
         yield Pool(documents, table, graph.build(documents), 900, 17)
 
