@@ -16,6 +16,8 @@ PAPER_COUNTS = (2300, 1200, 1660, 2400, 690, 1150, 460, 530, 570, 290, 220, 720,
 #: Longest prompt from which our lengths are counted in the paper's bins; shorter ones in as many bins of their own.
 COMPARABLE = 60_000
 DECILES = 10
+#: Different numbers that are counted one by one.
+CLASSES = 10
 
 
 def by_fields(samples: Sequence[Sample], documents: Mapping[str, Document]) -> dict[str, dict[str, int]]:
@@ -150,4 +152,16 @@ def _answer_text(sample: Sample) -> str:
 
 
 def _numbers(values: Iterable[int]) -> dict[str, int]:
-    return {str(value): n for value, n in sorted(Counter(values).items())}
+    """Return how often each number stands there; many different ones in classes that double: 1, 2, 3–4, 5–8, …"""
+    found = Counter(values)
+    if len(found) <= CLASSES:
+        return {str(value): n for value, n in sorted(found.items())}
+    classes: Counter[int] = Counter()
+    for value, n in found.items():
+        classes[max(0, value - 1).bit_length()] += n
+    return {_class_name(power): n for power, n in sorted(classes.items())}
+
+
+def _class_name(power: int) -> str:
+    low, high = (1 << power) // 2 + 1, 1 << power
+    return str(high) if low >= high else f"{low}–{high}"

@@ -114,6 +114,13 @@ def test_lengths_are_counted_in_bins_that_a_target_ends() -> None:
     assert (found["counts"][0], found["counts"][1], found["counts"][21]) == (1, 1, 1)
 
 
+def test_many_different_numbers_of_needles_are_counted_in_classes_that_double() -> None:
+    few = [sample(n, "?", n_needles=n % 3) for n in range(9)]
+    assert counts.answers(few)["needles"] == {"1": 3, "2": 3}
+    many = [sample(n, "?", n_needles=n) for n in range(1, 21)]
+    assert counts.answers(many)["needles"] == {"1": 1, "2": 1, "3–4": 2, "5–8": 4, "9–16": 8, "17–32": 4}
+
+
 def test_the_paper_s_shape_is_the_published_one_and_has_distance_0_to_itself() -> None:
     figure = published().figures["figure3_input_length_histogram"]
     assert list(counts.PAPER_COUNTS) == figure["counts"] and figure["bin_tokens"] == counts.PAPER_WIDTH
