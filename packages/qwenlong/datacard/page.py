@@ -28,6 +28,8 @@ _HUB_LICENCES = {
     "cc0-1.0": "cc0-1.0",
     "mit": "mit",
 }
+#: Sets in their order, with the names of splits that hubs know.
+_SPLITS = {"samples": "train", "memory": "memory", "heldout": "test", "heldout_long": "test_long"}
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -67,10 +69,38 @@ def percent(share: float) -> str:
     return "0%" if value == 0 else f"{value:.1f}%" if value >= 0.1 else f"{value:.2f}%"
 
 
+def ordered(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the card in the order in which it is read, whatever the order of its keys: JSON's are sorted.
+
+    Sets stand with the training set first, counts from the largest on, numbers from the smallest on.
+    """
+    answers = {
+        name: _by_number(rows) if name in ("evidence_documents", "hops", "needles") else rows
+        for name, rows in card["answers"].items()
+    }
+    return {
+        **card,
+        "sets": {name: card["sets"][name] for name in _SPLITS if name in card["sets"]},
+        "counts": {name: _by_count(rows) for name, rows in card["counts"].items()},
+        "types_by_task": {task: _by_count(rows) for task, rows in sorted(card["types_by_task"].items())},
+        "languages": {**card["languages"], "documents": _by_count(card["languages"]["documents"])},
+        "answers": answers,
+    }
+
+
+def _by_count(rows: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(rows.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _by_number(rows: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(rows.items(), key=lambda item: int(item[0].partition("–")[0])))
+
+
 def section(card: Mapping[str, Any], level: int = 3) -> Markup:
     """Return the card as a part of a page, its headings of a level."""
     from markupsafe import Markup
 
+    card = ordered(card)
     drawn = {key: (title, embedded(text), note) for key, (_, title, text, note) in charts(card).items()}
     tasks = [task for task in TASKS if task in card["counts"]["task"]]
     body = environment().get_template("section.html.j2").render(card=card, charts=drawn, tasks=tasks, level=level)
@@ -87,6 +117,7 @@ def markdown(card: Mapping[str, Any]) -> str:
     import jinja2
     import yaml
 
+    card = ordered(card)
     head = yaml.safe_dump(_head(card), sort_keys=False, allow_unicode=True, width=1000)
     plain = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), trim_blocks=True, lstrip_blocks=True, autoescape=False
@@ -115,7 +146,6 @@ def _head(card: Mapping[str, Any]) -> dict[str, Any]:
     # A language of one document in a hundred and more: quotations in others are no language of the data set.
     spoken = [n for n, count in languages["documents"].items() if n != "none" and 100 * count >= languages["looked_at"]]
     total = sum(members["n"] for members in card["sets"].values())
-    splits = {"samples": "train", "memory": "memory", "heldout": "test", "heldout_long": "test_long"}
     return head | {
         "language": spoken,
         "task_categories": ["question-answering"],
@@ -126,7 +156,7 @@ def _head(card: Mapping[str, Any]) -> dict[str, Any]:
                 "config_name": "samples",
                 "default": True,
                 "data_files": [
-                    {"split": splits[name], "path": f"{name}.parquet"}
+                    {"split": _SPLITS[name], "path": f"{name}.parquet"}
                     for name, members in card["sets"].items()
                     if members["n"]
                 ],

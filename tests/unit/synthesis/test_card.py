@@ -225,6 +225,10 @@ def test_a_real_run_gives_pages_that_nest_and_the_same_bytes_twice(
     assert numbers["map"]["method"] == "PCA" and numbers["map"]["shown"] == 50
 
     text = (tmp_path / "one" / "card.html").read_text()
+    # The report is made from the file, whose keys are sorted, and shows the same.
+    again = page.load(tmp_path / "one" / "card.json")
+    assert page.page(again) == text and page.markdown(again) == (tmp_path / "one" / "card.md").read_text()
+    assert text.index("<th>samples</th>") < text.index("<th>heldout</th>")
     seen = Nesting(text)
     assert "script" not in seen.tags and len(seen.ids) == len(set(seen.ids))
     assert all(link.startswith("#") and link[1:] in seen.ids for link in seen.links) and len(seen.links) == 10
