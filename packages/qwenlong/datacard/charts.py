@@ -40,20 +40,18 @@ def _funnel(card: Mapping[str, Any]) -> Iterator[Chart]:
             n = stage["tasks"].get(task, 0)
             axis.barh(row, n, left=left, height=0.72, color=TASK_COLOURS[task], linewidth=0)
             left += n
-        # Figures stand where the first bar ends, clear of every bar.
+        # Figures stand in columns right of the widest bar.
         axis.text(first * 0.53, row, f"{stage['n']:,}", va="center", ha="left", fontsize=9, fontweight="bold")
+        share = f"{100 * stage['n'] / first:.0f}%"
+        axis.text(first * 0.73, row, share, va="center", ha="right", fontsize=8.5, color=GREY)
         lost = stages[row - 1]["n"] - stage["n"] if row else 0
-        reason = stage["reason"]
         if lost:
+            reason = stage["reason"]
             reason = reason if any(character.isdigit() for character in reason) else f"{reason} {lost:,}"
-            axis.text(first * 0.66, row, f"− {reason}", va="center", ha="left", fontsize=8.5, color=RED)
-        elif row == 0:
-            axis.text(first * 0.66, row, "100%", va="center", ha="left", fontsize=8.5, color=GREY)
-        axis.text(
-            first * 1.2, row, f"{100 * stage['n'] / first:.0f}%", va="center", ha="right", fontsize=8.5, color=GREY
-        )
+            text = "− " + reason.replace(", ", "\n− ")
+            axis.text(first * 0.78, row, text, va="center", ha="left", fontsize=8.5, color=RED)
     axis.set_yticks(range(len(stages)), [stage["name"] for stage in stages])
-    axis.set_xlim(-first * 0.52, first * 1.22)
+    axis.set_xlim(-first * 0.52, first * 1.2)
     axis.set_ylim(len(stages) - 0.5, -0.5)
     axis.set_xticks([])
     axis.tick_params(length=0)
