@@ -39,6 +39,7 @@ RECIPE = {
     "verification": {"synthesis", "base"},
     "difficulty": {"verification", "synthesis", "base"},
     "bins": {"difficulty"},
+    "data_card": {"corpus", "synthesis", "verification", "difficulty", "bins"},
     # base -> score_1 -> rl_1 -> convert_1 -> score_2 -> rl_2 -> convert_2 -> score_3 -> rl_3 -> convert_3
     "score_1": {"bins", "synthesis", "base"},
     "rl_1": {"score_1", "synthesis", "base"},
@@ -82,7 +83,7 @@ def expected(rows, generated=False):
         branch[f"evaluate_ablation {row} heldout"] = {"synthesis", f"convert_ablation {row}"}
     stages = {"rl_1", "rl_2", "rl_3", "memory_rl", "rl_4", "naive_grpo"}
     scores = {"score_1", "score_2", "score_3", "score_4"}
-    selection = {"corpus", "synthesis", "verification", "difficulty", "bins", "sce_merge"}
+    selection = {"corpus", "synthesis", "data_card", "verification", "difficulty", "bins", "sce_merge"}
     last = {node for node in branch if node.startswith("evaluate_")}
     audit = {"audit": {*stages, *scores, *selection, *full, *agent, *last}, "all": {"audit"}}
     return edges | full | agent | branch | audit
@@ -134,6 +135,7 @@ def test_eight_models_are_evaluated_and_all_but_naive_grpo_through_the_agent(pla
     [
         ("corpus", "corpus", "synthesis"),
         ("synthesis", "synthesis", "base"),
+        ("data_card", "data_card", "score_1"),
         ("rl_stage_1", "rl_1", "convert_1"),
         ("rl_stage_2", "rl_2", "convert_2"),
         ("rl_stage_3", "rl_3", "convert_3"),
@@ -174,4 +176,4 @@ def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
             assert set(order[1:]) <= set(keys), f"{file.name}: {name}: lacks {set(order) - set(keys)}"
             assert re.search(r"code=(code|module)_digest\(", block), f"{file.name}: {name}: no code digest"
             found += 1
-    assert found == 18
+    assert found == 19

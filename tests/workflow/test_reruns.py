@@ -50,6 +50,7 @@ def test_what_changes_no_result_reruns_nothing(project, override):
     [
         ("evaluation/scoring.py", EVALUATED),
         ("audit/report.py", {"audit", "all"}),
+        ("datacard/charts.py", {"data_card", "audit", "all"}),
         ("checkpoints/sce.py", None),
     ],
 )

@@ -1,6 +1,6 @@
 # The report: tables beside the paper's, claims, training curves, provenance. Reads files only.
 #
-# In:  R/corpus/corpus.json, R/synthesis/funnel.json, R/{verification,difficulty,bins}/*.json,
+# In:  R/corpus/corpus.json, R/synthesis/funnel.json, R/data_card/card.json, R/{verification,difficulty,bins}/*.json,
 #      R/stages/<stage>/{score/score.json,policy/}, R/models/sce_merge/, R/evaluation/**/scores.json,
 #      R/ablations/<row>/evaluation/**/scores.json (where ablations.in_report is set)
 # Out: R/audit/report.html               for people
@@ -12,6 +12,7 @@ rule audit:
     input:
         corpus=rules.corpus.output.stats,
         funnel=rules.synthesis.output.funnel,
+        card=rules.data_card.output.numbers,
         selection=[
             rules.verification.output.summary,
             rules.difficulty.output.summary,
@@ -36,7 +37,7 @@ rule audit:
     resources:
         **need("light"),
     params:
-        code=code_digest("audit"),
+        code=code_digest("audit", "datacard"),
         config=dump_json(RUN.model_dump(mode="json", exclude={"resources", "tracking"})),
         results=subpath(output.report, ancestor=2),
         folder=subpath(output.report, parent=True),

@@ -1,5 +1,5 @@
 # Names for parts of the DAG, as in `snakemake --cores all evaluate`.
-# The rules corpus, synthesis, memory_rl and audit are targets by themselves.
+# The rules corpus, synthesis, data_card, memory_rl and audit are targets by themselves.
 
 for stage in SCORED_STAGES:
 

@@ -33,14 +33,14 @@ def report(
         folder = results if results is not None else Path(settings.run.results)
         with tracking.stage(settings, "audit", {"results": str(folder)}) as tracked:
             files = reporting.build(folder, settings, str(config), out)
-            scores = sorted(folder.glob("evaluation/*/*/scores.json"))
-            inputs = {file.relative_to(folder).as_posix(): file for file in scores}
+            read = [*sorted(folder.glob("evaluation/*/*/scores.json")), *folder.glob("data_card/card.json")]
+            inputs = {file.relative_to(folder).as_posix(): file for file in read}
             for file in files:
                 provenance.sidecar(
                     file,
                     inputs=inputs,
                     config=settings.model_dump(mode="json"),
-                    packages=("audit",),
+                    packages=("audit", "datacard"),
                     seed=settings.run.seed,
                 )
                 tracked.log_artifact(file)

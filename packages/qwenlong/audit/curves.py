@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from qwenlong.core.config import Config
 from qwenlong.core.records import TASKS
+from qwenlong.datacard.figures import BAND, BLUE, GREY, TASK_COLOURS, figure, svg
 
 Rows = Sequence[Mapping[str, float]]
 #: The recipe's own path; naive GRPO is drawn beside it.
@@ -18,27 +17,7 @@ PANELS = (
     ("response_length/mean", "response (tokens)"),
     ("actor/grad_norm", "gradient norm"),
 )
-_BLUE, _GREY, _BAND, _MASK = "#1f5fa8", "#8a94a3", "#d9ecd6", "#f3c9b5"
-_TASK_COLOURS = ("#1f5fa8", "#b4540a", "#2f7d4f", "#8c3b8c", "#6b6f16")
-
-
-def _figure(width: float, height: float, **grid: Any) -> tuple[Any, Any]:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False}):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(**grid)
-
-
-def _svg(figure: Any) -> str:
-    from matplotlib import rc_context
-
-    stream = io.StringIO()
-    # Fixed salt and no date: identical numbers give an identical file.
-    with rc_context({"svg.hashsalt": "qwenlong", "svg.fonttype": "path"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    return stream.getvalue()
+_MASK = "#f3c9b5"
 
 
 def _series(rows: Rows, key: str, shift: float = 0.0) -> tuple[list[float], list[float]]:
@@ -54,7 +33,7 @@ def training(stages: Mapping[str, Rows], config: Config) -> str | None:
     """
     if not any(stages.get(name) for name in (*PATH, "naive_grpo")):
         return None
-    figure, axes = _figure(9.2, 8.2, nrows=len(PANELS), sharex=True)
+    drawn, axes = figure(9.2, 8.2, nrows=len(PANELS), sharex=True)
     shift = 0.0
     for name in PATH:
         rows = stages.get(name, ())
@@ -63,12 +42,12 @@ def training(stages: Mapping[str, Rows], config: Config) -> str | None:
         last = rows[-1]["step"]
         for (key, _), axis in zip(PANELS, axes, strict=True):
             axis.axvline(shift + 0.5, color="#dfe3e8", linewidth=0.8, zorder=0)
-            axis.plot(*_series(rows, key, shift), color=_BLUE, marker="o", markersize=2.5, linewidth=1.2)
+            axis.plot(*_series(rows, key, shift), color=BLUE, marker="o", markersize=2.5, linewidth=1.2)
         axes[0].text(shift + 0.6, 1.01, name, transform=axes[0].get_xaxis_transform(), fontsize=8, va="bottom")
         band = config.stage(name).aepo
         if band is not None:
             ends = [shift + 0.5, shift + last + 0.5]
-            axes[1].fill_between(ends, band.low, band.high, color=_BAND, zorder=0, linewidth=0)
+            axes[1].fill_between(ends, band.low, band.high, color=BAND, zorder=0, linewidth=0)
         for row in rows:
             if row.get("aepo/masked"):
                 middle = shift + row["step"]
@@ -77,14 +56,14 @@ def training(stages: Mapping[str, Rows], config: Config) -> str | None:
     naive = stages.get("naive_grpo", ())
     for (key, label), axis in zip(PANELS, axes, strict=True):
         if naive:
-            axis.plot(*_series(naive, key), color=_GREY, linestyle="--", linewidth=1.1, label="naive_grpo")
+            axis.plot(*_series(naive, key), color=GREY, linestyle="--", linewidth=1.1, label="naive_grpo")
         axis.set_ylabel(label)
     if naive:
         axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     axes[0].set_ylim(bottom=0)
     axes[-1].set_xlabel("step, stages one after another")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    return _svg(figure)
+    return svg(drawn)
 
 
 def rewards_by_task(stages: Mapping[str, Rows]) -> str | None:
@@ -94,18 +73,18 @@ def rewards_by_task(stages: Mapping[str, Rows]) -> str | None:
         return None
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
-    figure, axes = _figure(9.2, 0.5 + 2.1 * lines, nrows=lines, ncols=columns, sharey=True, squeeze=False)
+    drawn, axes = figure(9.2, 0.5 + 2.1 * lines, nrows=lines, ncols=columns, sharey=True, squeeze=False)
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
     for name, axis in zip(shown, axes.flat, strict=False):
-        for task, colour in zip(TASKS, _TASK_COLOURS, strict=True):
+        for task, colour in TASK_COLOURS.items():
             points = _series(stages[name], f"reward/{task}/mean")
             axis.plot(*points, color=colour, label=task, linewidth=1.1, marker="o", markersize=2)
         axis.set_title(name, fontsize=9, loc="left")
         axis.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=len(TASKS), loc="outside lower center")
-    return _svg(figure)
+    drawn.legend(handles, labels, frameon=False, fontsize=8, ncols=len(TASKS), loc="outside lower center")
+    return svg(drawn)
 
 
 def ablation_curves(rows: Mapping[str, Rows]) -> str | None:
@@ -113,12 +92,12 @@ def ablation_curves(rows: Mapping[str, Rows]) -> str | None:
     shown = {name: metrics for name, metrics in rows.items() if metrics}
     if not shown:
         return None
-    figure, axes = _figure(9.2, 3.4, ncols=2)
+    drawn, axes = figure(9.2, 3.4, ncols=2)
     for (key, label), axis in zip(PANELS[:2], axes, strict=True):
         for name, metrics in shown.items():
             axis.plot(*_series(metrics, key), label=name, linewidth=1.1)
         axis.set_ylabel(label)
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=3, loc="outside lower center")
-    return _svg(figure)
+    drawn.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=3, loc="outside lower center")
+    return svg(drawn)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from qwenlong.core.config import MODELS, RL_STAGES, AblationRow, Config
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import dump_json, read_json, read_jsonl, read_parquet, write_text
 from qwenlong.core.records import TASKS, Prediction, Sample
+from qwenlong.datacard import page as cards
+from qwenlong.datacard.figures import embedded
 
 #: Characters of a response or question shown; more is said to be cut.
 SHOWN = 900
@@ -87,7 +88,8 @@ def build(results: Path, config: Config, config_file: str, out: Path) -> list[Pa
         ablations=ablations,
         claims=claims,
         verdicts={name: sum(c.verdict == name for c in claims) for name in _VERDICTS},
-        figures=[(title, _embedded(svg), note) for title, svg, note in figures if svg is not None],
+        figures=[(title, embedded(svg), note) for title, svg, note in figures if svg is not None],
+        card=_card(results),
         counts=list(_counts(results)),
         examples=list(_examples(results, config, evaluations)),
         links=links,
@@ -122,11 +124,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _embedded(svg: str) -> str:
-    # As an image the drawing's ids and styles stay its own.
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-
-
 def _markdown(table10: tables.ResultTable, ablations: list[tables.ResultTable]) -> str:
     blocks = [f"# {t.title} ({t.name})\n\n{tables.markdown(t)}" for t in (table10, *ablations)]
     head = "In percent, 95% interval, n items. The paper's numbers are of other models and benchmarks.\n\n"
@@ -152,6 +149,12 @@ def _attempted(evaluations: tables.Evaluations) -> list[tuple[str, str, Scores]]
             if scores is not None:
                 found.append((model, scores.benchmark, scores))
     return found
+
+
+def _card(results: Path) -> str:
+    """Return the data card as a section; empty where there is none yet."""
+    file = results / "data_card" / "card.json"
+    return cards.section(cards.load(file)) if file.is_file() else ""
 
 
 def _is_leaf(value: Any) -> bool:
@@ -218,21 +221,5 @@ def _examples(results: Path, config: Config, evaluations: tables.Evaluations) ->
 
 
 def _page(**values: Any) -> str:
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "pages")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.undefined = jinja2.StrictUndefined
-    environment.filters["number"] = _number
+    environment = cards.environment(Path(__file__).parent / "pages")
     return environment.get_template("report.html.j2").render(verdict_texts=_VERDICTS, **values) + "\n"
-
-
-def _number(value: Any) -> str:
-    """Return a count or setting for reading."""
-    if isinstance(value, bool) or value is None:
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)

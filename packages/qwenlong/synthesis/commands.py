@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwenlong.core.errors import DataError, QwenlongError
+from qwenlong.core.errors import DataError, UsageError
+from qwenlong.datacard.commands import card
 from qwenlong.synthesis.agent_commands import extract, mase
 from qwenlong.synthesis.nl2sql.commands import nl2sql
 from qwenlong.synthesis.screen_commands import screen
@@ -185,35 +186,46 @@ def _print_report(report: Report, counted: bool) -> None:
 
 @app.command()
 def show(
-    sample: Annotated[str, typer.Argument(metavar="ID", help="Id of a sample, or its beginning.")],
-    folder: Annotated[
-        Path | None, typer.Option("--data", help="Folder that `synthesize run` wrote; default: that of --config.")
+    sample: Annotated[str | None, typer.Argument(metavar="[ID]", help="Id of a sample, or its beginning.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder or Parquet file of samples; default: the folder of --config."),
+    ] = None,
+    documents: Annotated[
+        Path | None, typer.Option(help="Parquet file of their documents; default: found near the samples.")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Configuration whose results are looked into; default: the laptop's.")
     ] = None,
+    whole: Annotated[bool, typer.Option("--all", help="Show whole documents, those without evidence too.")] = False,
+    context: Annotated[int, typer.Option(min=0, help="Lines shown around evidence.")] = 2,
+    random: Annotated[bool, typer.Option("--random", help="Draw a sample instead of naming one.")] = False,
+    task: Annotated[str | None, typer.Option(help="With --random: a sample of this task.")] = None,
+    seed: Annotated[int, typer.Option(help="With --random: the seed of the draw.")] = 17,
     as_json: Json = False,
 ) -> None:
-    """Print one sample with its evidence highlighted and its reasoning chain."""
+    """Print one sample: evidence highlighted in its surroundings, each reasoning step beside it, checks, answer."""
     from rich.console import Console
 
     from qwenlong.core.config import Config
     from qwenlong.core.config_files import load as load_config
-    from qwenlong.synthesis.checker.check import load
+    from qwenlong.synthesis import find
     from qwenlong.synthesis.show import lines
 
-    if folder is None:
-        folder = Path((load_config(config) if config else Config()).run.results) / "synthesis"
-    sets, documents = load(folder)
-    found = [item for samples in sets.values() for item in samples if item.id.startswith(sample)]
-    if len(found) != 1:
-        near = ", ".join(item.id for item in found[:5]) or "none"
-        raise QwenlongError(f"{len(found)} samples in {folder} start with {sample!r} ({near}); give one whole id")
+    if (sample is None) != random:
+        raise UsageError("give either the id of a sample or --random, which draws one")
+    if task is not None and not random:
+        raise UsageError("--task goes with --random; an id names its sample already")
+    if data is None:
+        data = Path((load_config(config) if config else Config()).run.results) / "synthesis"
+    sets, known = find.load(data, documents)
+    found = find.by_id(sets, sample, data) if sample is not None else find.drawn(sets, task, seed, data)
     if as_json:
-        typer.echo(found[0].model_dump_json())
+        # ASCII: what a document brings along stays escaped.
+        typer.echo(json.dumps(found.model_dump(mode="json")))
         return
-    console = Console(highlight=False)
-    for line in lines(found[0], documents):
+    console = Console(highlight=False, markup=False, emoji=False)
+    for line in lines(found, known, whole=whole, styled=console.is_terminal, context=context):
         console.print(line, soft_wrap=True)
 
 
@@ -260,3 +272,4 @@ app.command()(mase)
 app.command()(extract)
 app.command()(screen)
 app.command()(nl2sql)
+app.command()(card)

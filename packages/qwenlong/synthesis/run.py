@@ -117,7 +117,8 @@ def synthesize(
 
     `edges` are extracted triples (`extract.run.read`); those that the documents bear out join the graph of their side.
     `extra` are candidates that agents proposed and verified: they take turns with the templates for training samples.
-    `benchmark` tells whether a question stands in a benchmark that is evaluated: such candidates are dropped. The same inputs give the same result. Raises DataError for an empty corpus, and when a task yields no training or
+    `benchmark` tells whether a question stands in a benchmark that is evaluated: such candidates are dropped.
+    The same inputs give the same result. Raises DataError for an empty corpus, and when a task yields no training or
     no held-out sample, with the step that lost them.
     """
     plan = sets(config)
@@ -134,9 +135,9 @@ def synthesize(
     made: dict[str, list[Sample]] = {}
     funnel: dict[str, Any] = {}
     seen = {"train": Seen(), "heldout": Seen()}
-    names = {name for templates in TEMPLATES.values() for name in templates}
+    reserved = {name for templates in TEMPLATES.values() for name in templates}
     given = Extra(
-        extra, sides["train"], sides["heldout"], config.synthesis.tasks, names, config.synthesis.max_candidate_share
+        extra, sides["train"], sides["heldout"], config.synthesis.tasks, reserved, config.synthesis.max_candidate_share
     )
     for side, shown in sides.items():
         shown = counted(shown, tokenizer)
