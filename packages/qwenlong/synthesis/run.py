@@ -15,7 +15,7 @@ from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.records import Document, Sample
 from qwenlong.core.templates import render_choices
 from qwenlong.core.tokens import Tokenizer
-from qwenlong.synthesis import choice, dialogue, extend, graph, multi_hop, numerical, parse, paths, reading
+from qwenlong.synthesis import choice, dialogue, extend, graph, multi_hop, numerical, parse, paths, prose, reading
 from qwenlong.synthesis.candidates import Candidate
 from qwenlong.synthesis.decontaminate import Seen, Similar
 from qwenlong.synthesis.graph import KnowledgeGraph
@@ -29,8 +29,8 @@ TEMPLATES: dict[str, dict[str, Template]] = {
     "corpus_numerical": numerical.TEMPLATES,
     "dialogue_memory": dialogue.TEMPLATES,
     "doc_multi_hop": multi_hop.TEMPLATES | paths.TEMPLATES,
-    "multiple_choice": choice.TEMPLATES,
-    "reading_comprehension": reading.TEMPLATES,
+    "multiple_choice": choice.TEMPLATES | prose.CHOICE,
+    "reading_comprehension": reading.TEMPLATES | prose.READING,
 }
 
 

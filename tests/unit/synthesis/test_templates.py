@@ -11,6 +11,7 @@ from itertools import islice
 
 import made_documents
 import pytest
+from prose_documents import essays
 
 from qwenlong.core.config import Config
 from qwenlong.core.errors import ConfigError
@@ -56,7 +57,8 @@ def countries() -> list[Document]:
 
 @pytest.fixture(scope="module")
 def pool(corpus: list[Document], tokenizer: Tokenizer):
-    documents = counted([*corpus, *countries(), *made_documents.nations(), *made_documents.calls()], tokenizer)
+    made = [*countries(), *made_documents.nations(), *made_documents.calls(), *essays()]
+    documents = counted([*corpus, *made], tokenizer)
     with Table(cell for document in documents for cell in parse.cells(document)) as table:
         yield Pool(documents, table, graph.build(documents), 900, 17)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from qwenlong.core.records import Document, Sample
-from qwenlong.synthesis.checker import calls, dialogues, numerical, paths, texts
+from qwenlong.synthesis.checker import calls, dialogues, numerical, paths, prose, texts
 from qwenlong.synthesis.checker.view import View, view
 
 #: Derivations by template name without version.
@@ -39,6 +39,10 @@ DERIVATIONS: dict[str, Callable[[Sample, View], set[str]]] = {
     "choice_country": texts.country,
     "common_neighbour": texts.common_neighbour,
     "changed_number": numerical.changed_number,
+    "prose_number": prose.gap,
+    "prose_name": prose.gap,
+    "choice_name": prose.gap,
+    "next_sentence": prose.next_sentence,
     "vague_country_field": paths.vague,
     "vague_border_field": paths.vague,
     "vague_path": paths.vague,
