@@ -66,7 +66,7 @@ def main() -> None:
     second = sum(n for (kind, _), n in made.items() if kind == "second answer")
     lines = [
         "# Samples made wrong", "",
-        f"`python benchmarks/mutations.py` over the folder of `benchmarks/synthesis.yaml`, {arguments.each} mutants of "
+        f"`python benchmarks/mutations.py` over {clean.checked} samples, {arguments.each} mutants of "
         "each kind, templates in turn. A mutant's id and token count are made right again.", "",
         f"Clean samples: {clean.checked} in {seconds:.0f} s, {clean.derived} derived, {clean.not_derivable} not "
         f"derivable, {len(clean.faults)} faults. Mutants: {made.total()}, refused {refused.total()} "
