@@ -31,7 +31,7 @@ def _ordinal(position: int) -> str:
 
 
 def _short(said: parse.Said) -> bool:
-    return MIN_WORDS <= len(said.text.split()) <= MAX_WORDS
+    return MIN_WORDS <= len(said.text.split()) <= MAX_WORDS and "\n" not in said.text
 
 
 def _candidate(
@@ -102,7 +102,12 @@ def neighbour_message(pool: Pool) -> Iterator[Candidate]:
         texts = [said.text for said in messages]
         for one, two in zip(messages, messages[1:], strict=False):
             for side, other, said in (("after", one, two), ("before", two, one)):
-                if _short(said) and 3 <= len(other.text.split()) <= MAX_WORDS and texts.count(other.text) == 1:
+                if (
+                    _short(said)
+                    and 3 <= len(other.text.split()) <= MAX_WORDS
+                    and "\n" not in other.text
+                    and texts.count(other.text) == 1
+                ):
                     found.append((document, said, side, other.text, len(messages)))
     for document, said, side, quoted, needles in pool.shuffled(found, "dialogue", "neighbour", pool.budget):
         description = f'message that comes right {side} "{quoted}" in "{document.title}"'

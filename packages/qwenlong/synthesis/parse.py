@@ -29,6 +29,9 @@ _SPEAKER = re.compile(
     r"(?:\A|(?<=\n\n))(?P<name>[A-Z][A-Za-z']*(?: (?:of |the |and )?[A-Z][A-Za-z']*){0,3})\.$", re.MULTILINE
 )
 _MESSAGE = re.compile(r"^(?P<speaker>[A-Z][A-Za-z0-9 ]{0,19}): (?P<text>\S.*)$", re.MULTILINE)
+#: Kind of conversations from data sets, "role: content" lines; a content may go on over lines without a role.
+CHAT = "chat"
+_TURN = re.compile(r"^(?P<speaker>system|developer|user|assistant|human|gpt|tool|function): ", re.MULTILINE)
 _FUNCTION = re.compile(r"^(?P<indent> *)(?:async )?def (?P<name>[A-Za-z]\w*)\(", re.MULTILINE)
 _DEFINED = re.compile(r"^(?:async )?def (\w+)\(", re.MULTILINE)
 _INNER = re.compile(r"^ +(?:async )?(?:def|class) \w", re.MULTILINE)
@@ -125,7 +128,8 @@ once = _once
 
 def kind(document: Document) -> str:
     """Return the document's kind ("factbook", "finance", "dialogue", "play", "code", "guide", …), "" when unknown."""
-    return str(document.metadata.get("kind", ""))
+    found = str(document.metadata.get("kind", ""))
+    return "dialogue" if found == CHAT else found
 
 
 def entity(document: Document) -> str:
@@ -259,12 +263,18 @@ def _table_cells(document: Document) -> Iterator[Cell]:
 
 @_once
 def messages(document: Document) -> Sequence[Said]:
-    """Return the messages of a dialogue in order."""
+    """Return the messages of a dialogue in order; those of a chat may hold line ends."""
     if kind(document) != "dialogue":
         return []
-    return [
-        Said(document.id, m["speaker"], m["text"].strip(), m.start(), m.end()) for m in _MESSAGE.finditer(document.text)
-    ]
+    text = document.text
+    if document.metadata.get("kind") == CHAT:
+        turns = list(_TURN.finditer(text))
+        stops = [turn.start() for turn in turns[1:]] + [len(text)]
+        spans = [
+            (turn, turn.end() + len(text[turn.end() : stop].rstrip())) for turn, stop in zip(turns, stops, strict=True)
+        ]
+        return [Said(document.id, t["speaker"], text[t.end() : end].strip(), t.start(), end) for t, end in spans]
+    return [Said(document.id, m["speaker"], m["text"].strip(), m.start(), m.end()) for m in _MESSAGE.finditer(text)]
 
 
 @_once

@@ -107,7 +107,8 @@ def reply(pool: Pool) -> Iterator[Candidate]:
         texts = [message.text for message in said]
         for first, second in zip(said, said[1:], strict=False):
             short = 2 <= len(second.text.split()) <= MAX_WORDS and 3 <= len(first.text.split()) <= 12
-            if short and first.speaker != second.speaker and texts.count(first.text) == 1:
+            one_line = "\n" not in first.text + second.text
+            if short and one_line and first.speaker != second.speaker and texts.count(first.text) == 1:
                 found.append((first, second))
     for first, second in pool.shuffled(found, "reading", "reply", pool.budget):
         yield Candidate(

@@ -19,8 +19,9 @@ from qwenlong.core.errors import ConfigError
 from qwenlong.core.records import Document
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.rewards import rules
-from qwenlong.synthesis import dialogue, extend, graph, hypothetical, parse
+from qwenlong.synthesis import dialogue, extend, graph, hypothetical, parse, reading
 from qwenlong.synthesis.checker import derive
+from qwenlong.synthesis.checker.check import check
 from qwenlong.synthesis.decontaminate import Similar
 from qwenlong.synthesis.pool import Pool
 from qwenlong.synthesis.run import TEMPLATES, chosen, counted, synthesize
@@ -125,6 +126,27 @@ def test_numbers_and_ends_of_a_conversation() -> None:
     assert ends['Reproduce the last message of A in "Talk c".'] == "five here"
     assert ends['Reproduce the third-to-last message of A in "Talk c".'] == "three here"
     assert not any(" of B " in question for question in ends)
+
+
+def test_chats_of_data_sets_are_conversations_and_long_turns_are_not_asked_for(tokenizer: Tokenizer) -> None:
+    turns = ("user: where is the harbour", "assistant: behind the old mill", "user: thanks\nand good bye")
+    text = "\n".join((*turns, "assistant: safe travels to you"))
+    chat = Document(
+        id="chats/1", source="chats", category="dialogue", title="Chat 1", text=text, n_tokens=40, licence="MIT",
+        metadata={"kind": "chat", "entity": "1"},
+    )  # fmt: skip
+    assert [(m.speaker, m.text) for m in parse.messages(chat)][2:] == [
+        ("user", "thanks\nand good bye"),
+        ("assistant", "safe travels to you"),
+    ]
+    with Table([]) as table:
+        pool = Pool([chat], table, graph.build([chat]), 500, 1)
+        made = [c for make in (*dialogue.TEMPLATES.values(), reading.reply) for c in make(pool)]
+    assert 'What does assistant answer to "where is the harbour"?' in {c.question for c in made}
+    assert len(made) > 8 and not any("good bye" in c.question + c.answers[0] for c in made)
+    for candidate in made:
+        sample = extend.sample(candidate, [chat], tokenizer, 500)
+        assert not check({"samples": [sample]}, {chat.id: chat}, None).faults
 
 
 def test_half_of_the_hypothetical_questions_turn_the_order_round(pool: Pool) -> None:

@@ -22,7 +22,7 @@ _TITLED = ("called_function", "earlier", "changed_number", "choice_country")
 #: Templates whose question quotes what stands in the evidence.
 _QUOTING = ("speaker", "choice_speaker", "reply", "choice_reply", "choice_country", "speaker_line")
 #: Kinds of document whose evidence is whole lines, or a member of a list in one.
-_LINED = ("factbook", "finance", "dialogue", "play")
+_LINED = ("factbook", "finance", "dialogue", "chat", "play")
 
 
 def faults(sample: Sample, shown: Sequence[Document]) -> list[str]:

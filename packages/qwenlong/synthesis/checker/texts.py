@@ -191,6 +191,9 @@ def definitions(document: Document) -> list[tuple[str, str]]:
 @once
 def messages(document: Document) -> list[tuple[str, str]]:
     """Return (speaker, message) of a dialogue."""
+    if document.metadata.get("kind") == "chat":
+        parts = re.split(r"(?m)^(system|developer|user|assistant|human|gpt|tool|function): ", document.text)
+        return [(name, text.strip()) for name, text in zip(parts[1::2], parts[2::2], strict=True)]
     found = [line.partition(": ") for line in document.text.split("\n")]
     return [
         (name, text.strip()) for name, colon, text in found if colon and re.fullmatch(r"[A-Z][A-Za-z0-9 ]{0,19}", name)
@@ -202,7 +205,7 @@ def reply(sample: Sample, shown: View) -> set[str]:
     match = re.fullmatch(r'What does (.+?) answer to "(.+)"\?', sample.question)
     answers = set()
     for document in shown.documents:
-        said = messages(document) if document.metadata.get("kind") == "dialogue" else []
+        said = messages(document) if document.metadata.get("kind") in ("dialogue", "chat") else []
         for (_, first), (name, second) in zip(said, said[1:], strict=False):
             if match and first == match.group(2) and name == match.group(1):
                 answers.add(second)
