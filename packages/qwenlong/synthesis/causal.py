@@ -7,6 +7,7 @@ one in its file over all calls of the side that a reader could see.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -121,12 +122,12 @@ def chains(pool: Pool) -> list[tuple[Edge, ...]]:
 
     def make() -> list[tuple[Edge, ...]]:
         defined = homes(pool)
+        calls = [edge for edge in pool.graph.edges if edge.relation == "calls"]
+        times = Counter((edge.source, edge.target) for edge in calls)
         steps: dict[str, list[Edge]] = {}
-        pairs = set()
-        for edge in pool.graph.edges:
-            ends = (label(edge.source), label(edge.target))
-            if edge.relation == "calls" and set(ends) <= defined.keys() and ends not in pairs:
-                pairs.add(ends)
+        for edge in calls:
+            # Of a call that stands there twice, neither place would be needed as evidence.
+            if {label(edge.source), label(edge.target)} <= defined.keys() and times[edge.source, edge.target] == 1:
                 steps.setdefault(edge.source, []).append(edge)
         found: list[tuple[Edge, ...]] = []
         for start in sorted(steps):
