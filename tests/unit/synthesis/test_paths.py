@@ -397,7 +397,4 @@ def test_numbers_are_spoken_and_read_the_same_way() -> None:
         assert [float(n) for n in obfuscate.numbers(text)] == [number]
     ends = [obfuscate.span(*ends, "km") for ends in obfuscate.ranges(obfuscate.numbers("1,234,567")[0])]
     assert ends == ["1 million and 10 million km", "1 million and 2 million km"]
-    assert (
-        obfuscate.ranges(obfuscate.numbers("300")[0]) == [(100, 1000)]
-        and obfuscate.ranges(obfuscate.numbers("0")[0] + 100) == []
-    )
+    assert obfuscate.ranges(obfuscate.numbers("300")[0]) == [(100, 1000)]
