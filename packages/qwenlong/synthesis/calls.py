@@ -101,9 +101,9 @@ class Sections:
         """The calls over all of them."""
         return self.over(self.by_document)
 
-    def over(self, shown: Collection[str] | None, cut: tuple[str, str] | None = None) -> Calls:
-        """Return the calls over the documents shown, all for None; `cut` is a call (caller, called) taken away."""
-        if shown is None and cut is None:
+    def over(self, shown: Collection[str] | None, cut: Collection[tuple[str, str]] = ()) -> Calls:
+        """Return the calls over the documents shown, all for None; `cut` are calls (caller, called) taken away."""
+        if shown is None and not cut:
             return self.whole
         into: dict[str, set[str]] = defaultdict(set)
         out: dict[str, set[str]] = defaultdict(set)
@@ -114,7 +114,7 @@ class Sections:
             for function, path in self.by_document[name].homes:
                 homes[function].add(path)
             for caller, called in self.by_document[name].calls:
-                if (caller, called) != cut:
+                if (caller, called) not in cut:
                     into[called].add(caller)
                     out[caller].add(called)
         return Calls(into, out, homes)

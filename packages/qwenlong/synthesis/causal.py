@@ -7,6 +7,7 @@ one in its file over all calls of the side that a reader could see.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,9 +44,9 @@ class Failing:
             return f"If {self.cause} always raised an error when called, {which} fail through {self.through}?"
         return f"If {self.cause} always raised an error when called, {which} fail because of it?"
 
-    def answers(self, known: Sections, shown: Collection[str] | None) -> set[str]:
-        """Return every function of the file that fails, over the documents shown, over all for None."""
-        calls = known.over(shown, self.cut)
+    def answers(self, known: Sections, shown: Collection[str] | None, *less: tuple[str, str]) -> set[str]:
+        """Return every function of the file that fails, over the documents shown (None: all) `less` some calls."""
+        calls = known.over(shown, (*less, self.cut) if self.cut else less)
         if self.through and self.through not in calls.reaching(self.cause):
             return set()
         return calls.within(calls.reaching(self.through or self.cause) | {self.cause}, self.path)
@@ -66,9 +67,9 @@ class Source:
             f"Which function defined in {self.path} can be the cause?"
         )
 
-    def answers(self, known: Sections, shown: Collection[str] | None) -> set[str]:
-        """Return every function of the file that it reaches, over the documents shown, over all for None."""
-        calls = known.over(shown)
+    def answers(self, known: Sections, shown: Collection[str] | None, *less: tuple[str, str]) -> set[str]:
+        """Return every function of the file that it reaches, over the documents shown (None: all) `less` some calls."""
+        calls = known.over(shown, less)
         return calls.within(calls.reached(self.failing) | {self.failing}, self.path)
 
 
@@ -85,6 +86,11 @@ def candidate(
     if len(documents) < 2 or not pool.fits(documents):
         return None
     if asked.answers(known, None) != {answer} or asked.answers(known, documents) != {answer}:
+        return None
+    pairs = [(label(edge.source), label(edge.target)) for edge in edges if edge.relation == "calls"]
+    # Every call of the chain is needed: no other way leads past it over the evidence.
+    needed = [pair for pair in pairs if pair != getattr(asked, "cut", None)]
+    if any(asked.answers(known, documents, pair) == {answer} for pair in needed):
         return None
     return Candidate(
         task="doc_multi_hop",
@@ -116,12 +122,12 @@ def chains(pool: Pool) -> list[tuple[Edge, ...]]:
 
     def make() -> list[tuple[Edge, ...]]:
         defined = homes(pool)
+        calls = [edge for edge in pool.graph.edges if edge.relation == "calls"]
+        times = Counter((edge.source, edge.target) for edge in calls)
         steps: dict[str, list[Edge]] = {}
-        pairs = set()
-        for edge in pool.graph.edges:
-            ends = (label(edge.source), label(edge.target))
-            if edge.relation == "calls" and set(ends) <= defined.keys() and ends not in pairs:
-                pairs.add(ends)
+        for edge in calls:
+            # Of a call that stands there twice, neither place would be needed as evidence.
+            if {label(edge.source), label(edge.target)} <= defined.keys() and times[edge.source, edge.target] == 1:
                 steps.setdefault(edge.source, []).append(edge)
         found: list[tuple[Edge, ...]] = []
         for start in sorted(steps):

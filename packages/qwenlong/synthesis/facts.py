@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from qwenlong.core.records import Document
 from qwenlong.synthesis import parse
-from qwenlong.synthesis.graph import BORDERS
+from qwenlong.synthesis.graph import BORDERS, Edge
 from qwenlong.synthesis.pool import Pool
 
 #: One member of a list of borders, whatever else stands in its part.
@@ -57,6 +57,17 @@ class Facts:
     def bordering(self, entity: str, shown: Collection[str] | None) -> list[Border]:
         """Return an entity's borders over the documents shown, over all for None."""
         return [b for b in self.borders.get(entity, ()) if shown is None or b.document in shown]
+
+    def stated_again(self, edges: Iterable[Edge]) -> bool:
+        """Tell whether the document of another edge states a border of these too: its evidence is not needed."""
+        edges = list(edges)
+        shown = {edge.document for edge in edges}
+        return any(
+            border.neighbour == edge.target.removeprefix("entity:") and border.document != edge.document
+            for edge in edges
+            if edge.relation == "borders"
+            for border in self.bordering(edge.source.removeprefix("entity:"), shown)
+        )
 
 
 def read(documents: Iterable[Document]) -> Facts:

@@ -108,7 +108,7 @@ def _candidate(pool: Pool, asked: Gone | Moved, edges: Sequence[Edge], template:
     answer = asked.answer(facts, None)
     if answer is None or answer != label(edges[-1].target) or asked.answer(facts, documents) != answer:
         return None
-    if parse_words(answer) <= parse_words(asked.question):
+    if facts.stated_again(edges) or parse_words(answer) <= parse_words(asked.question):
         return None
     return Candidate(
         task="doc_multi_hop",

@@ -86,7 +86,7 @@ def candidate(pool: Pool, asked: Asked, edges: Sequence[Edge], template: str, va
     answer = asked.answer(facts, None)
     if answer is None or answer != asked.answer(facts, documents) or answer != label(edges[-1].target):
         return None
-    if parse_words(answer) <= parse_words(asked.question):
+    if facts.stated_again(edges) or parse_words(answer) <= parse_words(asked.question):
         return None
     start = asked.start
     named = (start,) if isinstance(start, str) else tuple(clue.words for _, clue in start.clues)
@@ -162,6 +162,12 @@ def crossing(
     return None
 
 
+def returning(pool: Pool, edge: Edge) -> Edge:
+    """Return a border as the neighbour states it, where it does: a path that goes on from there shows that document."""
+    back = [e for e in pool.graph.out(edge.target, "borders") if e.target == edge.source]
+    return back[0] if back else edge
+
+
 def endings(pool: Pool, entity: str, randomness: random.Random, avoid: Collection[str]) -> list[Edge]:
     """Return facts of an entity that may end a path, in random order; none that names it."""
     edges = [edge for edge in fields_of(pool, entity) if edge.relation not in avoid and may_end(edge)]
@@ -228,6 +234,8 @@ def vague_path(pool: Pool) -> Iterator[Candidate]:
             if step is None:
                 break
             stretches.append(step[0])
+            if node:
+                edges[-1] = returning(pool, edges[-1])
             edges.append(step[1])
             visited.append(label(step[1].target))
         if len(stretches) < borders:

@@ -223,14 +223,12 @@ def test_the_level_says_how_many_nodes_are_vague(level: int, hops: int, vague_no
     assert {dict(c.checks)["vague_nodes"] for c in found} == vague_nodes
     assert {dict(c.checks)["obfuscation"] for c in found} == {level}
     assert {c.n_hops for c in found} == set(range(3, hops + 1))
-    marks = r"lies between|falls in|begins with|border of between"
     for candidate in found:
-        described = candidate.question.count("the country ")
-        vague_words = len(re.findall(r"border of between", candidate.question)) + bool(
-            re.search(r"lies between|falls in|begins with", candidate.question)
-        )
-        assert vague_words == dict(candidate.checks)["vague_nodes"] and re.search(marks, candidate.question)
-        assert level == 1 or described == vague_words
+        question = candidate.question
+        clues = bool(re.search(r"lies between|falls in|begins with", question))
+        vague_words = question.count("border of between") + clues
+        assert vague_words == dict(candidate.checks)["vague_nodes"]
+        assert level == 1 or question.count("the country ") == vague_words
 
 
 def test_no_obfuscation_asks_no_vague_question_and_few_hops_no_long_path() -> None:
@@ -399,7 +397,4 @@ def test_numbers_are_spoken_and_read_the_same_way() -> None:
         assert [float(n) for n in obfuscate.numbers(text)] == [number]
     ends = [obfuscate.span(*ends, "km") for ends in obfuscate.ranges(obfuscate.numbers("1,234,567")[0])]
     assert ends == ["1 million and 10 million km", "1 million and 2 million km"]
-    assert (
-        obfuscate.ranges(obfuscate.numbers("300")[0]) == [(100, 1000)]
-        and obfuscate.ranges(obfuscate.numbers("0")[0] + 100) == []
-    )
+    assert obfuscate.ranges(obfuscate.numbers("300")[0]) == [(100, 1000)]

@@ -57,6 +57,7 @@ def causal(sample: Sample, shown: View) -> set[str]:
         return set()
     asked = match.groupdict()
     gone = (asked.get("caller"), asked.get("called"))
+    there = gone[0] is None
     inside: set[str] = set()
     callers: dict[str, set[str]] = defaultdict(set)
     called: dict[str, set[str]] = defaultdict(set)
@@ -66,9 +67,13 @@ def causal(sample: Sample, shown: View) -> set[str]:
             inside |= {name for name, _ in here}
         for name, code in [*here, _continued(document)]:
             for other in _called(code) - {name}:
+                # What is supposed to be gone must be there.
+                there = there or (name, other) == gone
                 if name and (name, other) != gone:
                     called[name].add(other)
                     callers[other].add(name)
+    if not there:
+        return set()
     if asked.get("failing"):
         return inside & _reach(asked["failing"], called)
     through = asked.get("through")

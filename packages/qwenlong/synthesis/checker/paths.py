@@ -185,9 +185,10 @@ def hypothetical_border(sample: Sample, shown: View) -> set[str]:
     )
     lengths: dict[str, list[Decimal]] = {}
     for one, other, length in _borders(shown) if match else ():
-        if match and one == match["one"] and other != match["lost"]:
+        if match and one == match["one"]:
             lengths.setdefault(other, []).append(length)
-    if match is None or not lengths:
+    # What is supposed to be gone must be there.
+    if match is None or not lengths.pop(match["lost"], None) or not lengths:
         return set()
     least = max(min(found) for found in lengths.values())
     reached = {name for name, found in lengths.items() if max(found) >= least}
