@@ -109,12 +109,14 @@ def _count(sample: Sample, homes: Sequence[Document]) -> str:
 
 def _bounded(sample: Sample, homes: Sequence[Document]) -> str:
     documents = {document.id: document for document in homes}
+    # Questions over single cells show a cell; those of numerical_* the row that names it.
+    borders = "\n" if base_name(sample).startswith("numerical_") else "\n|"
     for span in sample.evidence:
         document = documents[span.document]
         if document.metadata.get("kind") not in _LINED:
             continue
         before, after = document.text[: span.start].rstrip(" "), document.text[span.end :].lstrip(" ")
-        if (before and before[-1] not in "\n:;,") or (after and after[0] not in "\n;,"):
+        if (before and before[-1] not in f"{borders}:;,") or (after and after[0] not in f"{borders};,"):
             return (
                 f"evidence [{span.start}, {span.end}) of {span.document!r} is neither whole lines nor a list's member"
             )
