@@ -214,7 +214,8 @@ class Paths:
     def mase(self, real: Sequence[str]) -> Row:
         """Questions through the roles; those not named in `real` are played by the script."""
         name = "mase_" + "_".join(real)
-        corpus = self._corpus(name, _mixed(self._documents, 60))
+        askable = [document for document in self._documents if len(honest.lines(document.text)) >= 3]
+        corpus = self._corpus(name, _mixed(askable, 60))
         with serving() as script:
             script.answer = honest.reply
             roles = {

@@ -39,7 +39,8 @@ def documents(text: str) -> list[tuple[str, str]]:
     return [(body.partition("\n")[0], body.partition("\n")[2]) for body in found]
 
 
-def _lines(body: str) -> list[str]:
+def lines(body: str) -> list[str]:
+    """Return the lines of a document that the script can ask about."""
     return [line.strip() for line in body.split("\n") if len(line.split()) >= 8 and '"' not in line]
 
 
@@ -61,7 +62,7 @@ def propose(text: str) -> str:
                     form = {"document": number, "speaker": speaker, "messages": early}
                     return json.dumps(form | {"description": f"is among the first {count[1]} of its speaker"})
     passages = 3 if "three separate" in text else 2 if "two separate" in text else 1
-    places = [(n, title, line) for n, (title, body) in enumerate(shown, 1) for line in _lines(body)]
+    places = [(n, title, line) for n, (title, body) in enumerate(shown, 1) for line in lines(body)]
     if len(places) < 3:
         return "Nothing can be asked of these documents."
     at = _draw(text, len(places))
@@ -95,7 +96,7 @@ def solve(text: str) -> str:
     asked = _FOLLOWS.search(text)
     assert asked is not None, text[-400:]
     for title, body in shown:
-        for line in _lines(body) if title == asked[3] else ():
+        for line in lines(body) if title == asked[3] else ():
             if line.startswith(" ".join(asked[2].split())) or " ".join(line.split()).startswith(asked[2]):
                 answer = " ".join(line.split()[3 : 3 + int(asked[1])])
                 options = {option: letter for letter, option in re.findall(r"^\(([A-D])\) (.*)$", text, re.MULTILINE)}
@@ -106,7 +107,7 @@ def solve(text: str) -> str:
 def extract(text: str) -> str:
     """State that the first word of each long line stands before its fourth."""
     triples = []
-    for line in _lines(text)[:40]:
+    for line in lines(text)[:40]:
         words = line.split()
         if line in text.split("Write at most")[0].split("\n", 3)[-1]:
             form = {"subject": words[0], "relation": "stands before", "object": words[3], "kind": "value"}
