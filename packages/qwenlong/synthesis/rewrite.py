@@ -26,6 +26,7 @@ from qwenlong.synthesis.run import Result
 FOLDER = Path(__file__).parent / "prompts" / "v1"
 #: Outputs in the order in which their questions are compared, with the side each is from.
 SETS = {"samples": "train", "memory": "train", "heldout": "heldout", "heldout_long": "heldout"}
+_INITIALS = re.compile(r"(?:\b[A-Z]\. ?){2,}")
 #: Times as long as the rules' wording that a rewritten question may be.
 MAX_GROWTH = 2
 
@@ -38,22 +39,26 @@ class Rewritten(BaseModel):
 
 
 def kept_words(question: str) -> list[str]:
-    """Return what a rewritten question must hold as it is: words with a capital inside a sentence, and numbers."""
-    found = []
+    """Return what a rewritten question must hold as it is: words with a capital inside a sentence, numbers, initials.
+
+    The letters that name a path's steps ("Let A be …") may go.
+    """
+    found = [" ".join(run.split()) for run in _INITIALS.findall(question)]
     for sentence in re.split(r"(?<=[.?!]) ", question):
         spoken = names.words(sentence)
-        found += [w for n, w in enumerate(spoken) if re.search(r"\d", w) or (n > 0 and w[0].isupper())]
+        found += [w for n, w in enumerate(spoken) if re.search(r"\d", w) or (n > 0 and w[0].isupper() and len(w) > 1)]
     return found
+
+
+def _stands(kept: str, text: str) -> bool:
+    return kept in text if "." in kept else kept in names.words(text)
 
 
 def fault(original: Sample, text: str) -> str:
     """Return why a rewritten question cannot stand, "" when it can."""
-    said = names.words(text)
-    lost = Counter(kept_words(original.question)) - Counter(said)
-    if lost:
+    if not all(_stands(word, text) for word in kept_words(original.question)):
         return "lost_names"
-    added = {w for w in kept_words(text) if w not in names.words(original.question)}
-    if added:
+    if not all(_stands(word, original.question) for word in kept_words(text)):
         return "added_names"
     flat = set(names.form(text))
     if any(set(names.form(answer)) - names.ARTICLES <= flat for answer in original.answers):

@@ -54,6 +54,14 @@ def test_a_rewritten_question_keeps_what_the_question_names(text: str, kind: str
     assert fault(sample(original, "salt" if kind == "holds_answer" else "Arlow Bridge"), text) == kind
 
 
+def test_letters_of_steps_may_go_and_initials_may_not() -> None:
+    original = "Let A be the one that was born in Tarn. Who or what did A sell to someone with the initials B. Q.?"
+    kept = "What did the person born in Tarn sell to somebody called B. Q.?"
+    assert fault(sample(original, "salt"), kept) == ""
+    assert fault(sample(original, "salt"), kept.replace("B. Q.", "B. R.")) == "lost_names"
+    assert fault(sample(original, "salt"), kept.replace(" to", " with C. D. to")) == "added_names"
+
+
 def configured(endpoint: Any, **values: object) -> Config:
     one = {"base_url": endpoint.url, "model": "m", "retries": 0, "concurrency": 2} | values
     return settings_of(graph={"rewriter": one})
