@@ -45,8 +45,9 @@ serve)
     install >&2
     export VLLM_CPU_KVCACHE_SPACE=${QWENLONG_VLLM_GB:-2} HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 DO_NOT_TRACK=1
     # The package's own `vllm` command looks for metadata under another name and ends.
+    # A seeded request whose prompt is read in two steps ends the engine: prompts are read whole.
     exec "$VENV/bin/python" -m vllm.entrypoints.openai.api_server --model "$2" --served-model-name local \
-        --host 127.0.0.1 --port "$3" --dtype bfloat16 --enforce-eager "${@:4}"
+        --host 127.0.0.1 --port "$3" --dtype bfloat16 --enforce-eager --max-num-batched-tokens 32768 "${@:4}"
     ;;
 *) code=2 fail "usage: scripts/vllm_cpu.sh install | serve DIR PORT [OPTION…]" ;;
 esac

@@ -69,7 +69,8 @@ def expected(rows, generated=False):
     edges = dict(RECIPE)
     if generated:
         # Agents and extracted triples, which only a configuration with endpoints asks for.
-        edges |= {"mase": {"corpus"}, "extract": {"corpus"}, "synthesis": RECIPE["synthesis"] | {"mase", "extract"}}
+        asked = {"mase", "extract", "nl2sql"}
+        edges |= {name: {"corpus"} for name in asked} | {"synthesis": RECIPE["synthesis"] | asked}
     full = {f"evaluate_full {model} heldout": {"synthesis", maker} for model, maker in MAKER.items()}
     agent = {
         f"evaluate_agent {model} heldout_long": {"synthesis", maker}
@@ -120,7 +121,7 @@ def test_what_was_generated_is_handed_on_and_outlives_its_outputs(plan):
 
 def test_a_laptop_asks_no_model(plan):
     jobs = plan(None).jobs
-    assert {"mase", "extract"}.isdisjoint(jobs)
+    assert {"mase", "extract", "nl2sql"}.isdisjoint(jobs)
     assert "--candidates" not in jobs["synthesis"].command and "''" not in jobs["synthesis"].command
 
 

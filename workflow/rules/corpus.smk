@@ -50,9 +50,7 @@ rule corpus:
         registry=[source.model_dump_json() for source in SOURCES.values()],
         # A folder's own time says nothing of the files in its folders.
         local=lambda wildcards: [listing_digest(path) for path in LOCAL],
-        benchmarks=lambda wildcards: [
-            listing_digest(one.path) for one in RUN.corpus.decontaminate
-        ],
+        benchmarks=lambda wildcards: [listing_digest(one.path) for one in RUN.corpus.decontaminate],
         cache=lambda wildcards, input: os.path.dirname(input.sources[0]) if SOURCES else CACHE,
         folder=subpath(output.documents, parent=True),
     shell:

@@ -2,6 +2,7 @@
 #
 # In:  R/corpus/documents.parquet; endpoints of the configuration
 # Out: R/generation/mase/{candidates.jsonl,funnel.json}                  questions of the agents (synthesis.mase.enabled)
+#      R/generation/nl2sql/{candidates.jsonl,funnel.json}                questions with SQL (synthesis.nl2sql.enabled)
 #      R/generation/extract/{edges.jsonl,graph.graphml,funnel.json}      triples for the graph (synthesis.extract.enabled)
 # R/state/generation/<rule>/ keeps journals and replies: Snakemake deletes what an incomplete job has put out, and what
 # was paid for must outlive that. The same command goes on there.
@@ -81,4 +82,40 @@ if RUN.synthesis.extract.enabled:
     EDGES.append(rules.extract.output.edges)
 
 
-# A further source of candidates (NL2SQL) is a rule like these two that appends its file to CANDIDATES.
+if RUN.synthesis.nl2sql.enabled:
+
+    rule nl2sql:
+        input:
+            documents=rules.corpus.output.documents,
+        output:
+            candidates=f"{R}/generation/nl2sql/candidates.jsonl",
+            funnel=report(
+                f"{R}/generation/nl2sql/funnel.json",
+                caption="../report/funnel.rst",
+                category="Data",
+            ),
+        log:
+            f"{R}/logs/nl2sql.log",
+        benchmark:
+            f"{R}/benchmarks/nl2sql.tsv"
+        threads: cpus("light")
+        resources:
+            **need("light"),
+        params:
+            code=code_digest("synthesis"),
+            config=settings(
+                "synthesis.nl2sql",
+                "synthesis.sql",
+                "synthesis.heldout_share",
+                "synthesis.split_seed",
+                "llm.generator",
+                "run.seed",
+            ),
+            folder=subpath(output.candidates, parent=True),
+            corpus=subpath(input.documents, parent=True),
+            journal=f"{R}/state/generation/nl2sql",
+        shell:
+            'qwenlong synthesize nl2sql --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
+            " --journal {params.journal:q} > {log:q} 2>&1"
+
+    CANDIDATES.append(rules.nl2sql.output.candidates)

@@ -63,8 +63,7 @@ rule synthesis:
         code=code_digest("synthesis"),
         config=settings("synthesis", "run.seed", "base.window", "llm.generator"),
         benchmarks=lambda wildcards: [
-            (one.model_dump_json(), listing_digest(one.path))
-            for one in RUN.corpus.decontaminate
+            (one.model_dump_json(), listing_digest(one.path)) for one in RUN.corpus.decontaminate
         ],
         folder=subpath(output.samples, parent=True),
         corpus=subpath(input.documents, parent=True),

@@ -15,6 +15,7 @@ from qwenlong.core.config.generation import SqlConfig
 from qwenlong.core.files import write_parquet
 from qwenlong.core.records import Document
 from qwenlong.synthesis.commands import app
+from qwenlong.synthesis.extra import Extra
 from qwenlong.synthesis.mase import output
 from qwenlong.synthesis.nl2sql.reading import read
 from qwenlong.synthesis.nl2sql.run import STEPS
@@ -195,7 +196,9 @@ def test_two_requests_must_agree_and_all_others_are_counted(endpoint: Any, tmp_p
         "According to the table of"
     )
     home = next(one for one in (document("Ost"), document("West")) if one.id == kept.documents[0])
-    assert [home.text[span.start : span.end] for span in kept.evidence] == ["3", "9"]
+    assert [home.text[span.start : span.end] for span in kept.evidence] == ["3", "9"] == list(kept.quotes)
+    given = Extra([kept], [home], [], ["corpus_numerical"], [], 0.5)
+    assert given.report({})["admitted"] == {"nl2sql@1": 1}
     assert kept.holds([home]) and not kept.holds([])
     # The solver never saw the writer's SQL or the result.
     asked = [body["messages"][0]["content"] for body in endpoint.requests]

@@ -118,6 +118,8 @@ class SqlConfig(Section):
 class Nl2SqlConfig(Section):
     """Questions with SQL that a model writes over documents' tables, `qwenlong synthesize nl2sql`."""
 
+    enabled: bool = False
+    """Whether the workflow runs it and gives what both requests agree on to the training samples."""
     endpoint: EndpointConfig | None = None
     """Writes question and SQL; none: llm.generator."""
     solver: EndpointConfig | None = None

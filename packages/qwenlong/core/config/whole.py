@@ -120,10 +120,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _generation_has_endpoints(self) -> Config:
-        mase, extract = self.synthesis.mase, self.synthesis.extract
+        mase, extract, nl2sql = self.synthesis.mase, self.synthesis.extract, self.synthesis.nl2sql
         for name, enabled, own in (
             ("mase", mase.enabled, mase.proposer),
             ("extract", extract.enabled, extract.endpoint),
+            ("nl2sql", nl2sql.enabled, nl2sql.endpoint),
         ):
             if enabled and own is None and self.llm.generator is None:
                 key = "proposer" if name == "mase" else "endpoint"

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from qwenlong.synthesis.agent_commands import ConfigFile, Corpus, Json, _complete, _load, _sidecars
+from qwenlong.synthesis.agent_commands import ConfigFile, Corpus, Journal, Json, _alone, _complete, _load, _sidecars
 
 
 def nl2sql(
     config: ConfigFile,
     corpus: Corpus,
-    out: Annotated[Path, typer.Option(help="Folder for candidates.jsonl, funnel.json, usage.json and the journals.")],
+    out: Annotated[Path, typer.Option(help="Folder for candidates.jsonl, funnel.json and usage.json.")],
+    journal: Journal = None,
     as_json: Json = False,
 ) -> None:
     """Let a model write questions with SQL over documents' tables. The same command goes on where it was stopped."""
@@ -28,14 +29,15 @@ def nl2sql(
 
     settings, documents = _load(config, corpus)
     roles = endpoints(settings)
+    state = _alone("nl2sql", out, journal)
 
     async def go() -> Result:
-        async with agents.clients(roles, out / "journal" / "cache") as clients:
+        async with agents.clients(roles, state / "cache") as clients:
             try:
-                return await ask(settings, documents, out, clients)
+                return await ask(settings, documents, state, clients)
             finally:
                 # A run that fails has cost something too.
-                write_json(out / "usage.json", agents.usage(clients, journals(out)))
+                write_json(out / "usage.json", agents.usage(clients, journals(state)))
 
     made = asyncio.run(go())
     files = (out / "candidates.jsonl", out / "funnel.json")
@@ -46,4 +48,4 @@ def nl2sql(
     counts = {name: value for name, value in made.funnel.items() if isinstance(value, int)}
     lines = "\n".join(f"  {name:<16}{value:>8}" for name, value in counts.items())
     typer.echo(json.dumps(made.funnel, sort_keys=True) if as_json else f"{lines}\nwritten to {out}")
-    _complete(made.unavailable, "tables' questions", out)
+    _complete(made.unavailable, "tables' questions", state)

@@ -67,8 +67,8 @@ def endpoints(config: Config) -> dict[str, EndpointConfig]:
 
 
 def journals(folder: Path) -> dict[str, Path]:
-    """Return the journal of each role under an output folder."""
-    return {role: folder / "journal" / f"{role}.jsonl" for role in ROLES}
+    """Return the journal of each role in their folder."""
+    return {role: folder / f"{role}.jsonl" for role in ROLES}
 
 
 async def ask(config: Config, documents: Sequence[Document], folder: Path, clients: Mapping[str, Client]) -> Result:
@@ -120,7 +120,8 @@ async def ask(config: Config, documents: Sequence[Document], folder: Path, clien
         **{step: counts[step] for step in STEPS},
         "reasons": {role: dict(sorted(found.items())) for role, found in reasons.items()},
     }
-    return Result([_candidate(one) for one in accepted], funnel, counts["unavailable"])
+    texts = {document.id: document.text for document in train}
+    return Result([_candidate(one, texts) for one in accepted], funnel, counts["unavailable"])
 
 
 def _lost(outcome: Outcome[Any], counts: Counter[str], reasons: Counter[str], step: str) -> bool:
@@ -206,7 +207,7 @@ def _whole(task: Task, question: str, made: Read) -> str:
     return " ".join(parts)
 
 
-def _candidate(one: Posed) -> Candidate:
+def _candidate(one: Posed, texts: Mapping[str, str]) -> Candidate:
     kind = "calculation" if one.read.calculated else "statistical aggregation"
     made = Candidate(
         task="corpus_numerical",
@@ -219,5 +220,6 @@ def _candidate(one: Posed) -> Candidate:
         holds=lambda _: False,
         generator=GENERATOR,
         specifics=tuple(table.title for table in one.task.tables),
+        quotes=tuple(texts[span.document][span.start : span.end] for span in one.read.evidence),
     )
     return replace(made, holds=holds(made))
