@@ -82,7 +82,7 @@ def test_they_land_among_the_training_samples_and_pass_the_checker(
     report = json.loads(done.output)
     assert done.exit_code == 0 and report["not_derivable"] == len(taken) and report["faults"] == []
     # The sidecar names the file; another order of the same candidates gives the same samples.
-    assert "candidates 1" in (folder / "run/samples.parquet.provenance.json").read_text()
+    assert "candidates_1" in (folder / "run/samples.parquet.provenance.json").read_text()
     shuffled = random.Random(1).sample(candidates, len(candidates))
     again = synthesize(config, corpus, tokenizer, extra=shuffled)
     assert [s.id for s in again.samples] == [s.id for s in sets["samples"]]

@@ -22,10 +22,29 @@ HOPS = {
     "earlier": 2,
     "changed_number": 2,
 }
+#: Templates of paths whose steps are their spans, or all but the one that names the file or the country that is left.
+SPANS = (
+    *("causal_partner", "causal_partner_path", "hypothetical_field"),
+    *("temporal_extreme", "temporal_order", "temporal_years", "temporal_years_path"),
+)
+ALL_BUT_ONE = ("causal_effect", "causal_source", "causal_through", "hypothetical_border", "hypothetical_call")
 #: Templates of reading_comprehension.
 READING = ("fact", "speaker", "reply", "gap", "parameter", "prose_number", "prose_name", "next_sentence")
 #: Instructions: the answer's form, the same for every template of a task.
 _LETTER = 'Write the final answer as "Therefore, the answer is (letter)".'
+
+
+def hops(sample: Sample) -> int:
+    """Return how many steps the question of a derivable sample takes."""
+    name = base_name(sample)
+    if sample.task != "doc_multi_hop":
+        return 0
+    if name in SPANS or name in ALL_BUT_ONE:
+        return len(sample.evidence) - (name in ALL_BUT_ONE)
+    if name.startswith("vague_"):
+        # Each country that is described instead of named takes a step, and so does the field asked for.
+        return 1 + sample.question.count(" the country ")
+    return HOPS[name]
 
 
 def base_name(sample: Sample) -> str:
@@ -49,7 +68,7 @@ def _template(sample: Sample, _: Sequence[Document]) -> str:
         ("multiple_choice", name.startswith("choice_")),
         ("corpus_numerical", name.startswith("numerical_")),
         ("dialogue_memory", name in dialogues.FORMS),
-        ("doc_multi_hop", name in HOPS),
+        ("doc_multi_hop", name in HOPS or name in SPANS or name in ALL_BUT_ONE or name.startswith("vague_")),
         ("reading_comprehension", name in READING),
     )
     task = next((task for task, known in tasks if known), sample.task)
@@ -57,17 +76,15 @@ def _template(sample: Sample, _: Sequence[Document]) -> str:
 
 
 def _shape(sample: Sample, shown: Sequence[Document]) -> str:
-    name, places = base_name(sample), len({span.document for span in sample.evidence})
+    places = len({span.document for span in sample.evidence})
     if len(set(sample.documents)) != len(sample.documents):
         return "shows a document twice"
     if not sample.reasoning_chain or not all(step.strip() for step in sample.reasoning_chain):
         return "no reasoning chain"
     if sample.task == "doc_multi_hop" and (sample.n_hops < 2 or places < 2):
         return f"n_hops = {sample.n_hops} over {places} documents"
-    if derive.derivable(sample) and sample.n_hops != HOPS.get(
-        name, sample.n_hops if sample.task == "doc_multi_hop" else 0
-    ):
-        return f"n_hops = {sample.n_hops}, the question has {HOPS.get(name, 0)}"
+    if derive.derivable(sample) and sample.n_hops != hops(sample):
+        return f"n_hops = {sample.n_hops}, the question has {hops(sample)}"
     homes = {document.id: document for document in shown}
     home = homes.get(sample.evidence[0].document) if sample.evidence else None
     if home is not None and (home.category, home.source) != (sample.category, sample.source):
