@@ -191,9 +191,10 @@ def called_function(pool: Pool) -> Iterator[Candidate]:
 
 
 def _one_file(function: str, candidate: Candidate, documents: Sequence[Document]) -> bool:
-    """Tell whether a function calls what one file defines, private and short names too, which the graph leaves out.
+    """Tell whether a function calls one function only that is defined here, and the file that defines it is the answer.
 
-    What a comment names is not called.
+    Private and short names count too, which the graph leaves out; what a comment names is not called. Two calls into
+    one file would leave no evidence that the answer needs.
     """
     homes: dict[str, set[str]] = defaultdict(set)
     called: set[str] = set()
@@ -204,7 +205,8 @@ def _one_file(function: str, candidate: Candidate, documents: Sequence[Document]
             if found.name == function:
                 code = _COMMENT.sub(lambda match: match["text"] or "", parse.code_of(found))
                 called |= set(_ANY_CALL.findall(code)) - {function}
-    return candidate.holds(documents) and {path for name in called for path in homes[name]} == {*candidate.answers}
+    defined = [homes[name] for name in called if name in homes]
+    return candidate.holds(documents) and defined == [{*candidate.answers}]
 
 
 @dataclass(frozen=True)

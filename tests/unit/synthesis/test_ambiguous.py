@@ -218,6 +218,15 @@ def test_a_private_function_that_is_called_too_is_a_second_answer(tokenizer: Tok
         test_what_has_two_answers_is_neither_asked_nor_accepted(case, tokenizer)
 
 
+def test_two_calls_into_one_file_leave_no_evidence_that_is_needed(tokenizer: Tokenizer) -> None:
+    question, answer = "Which file defines a function that outer calls?", "b.py"
+    home = code("b.py", "def inner_part(x):\n    return x\n\n\ndef _inner(x):\n    return 2")
+    caller = code("a.py", "def outer(x):\n    if x:\n        return inner_part(x)\n    return _inner(x)")
+    assert asked(Case("called_function", [caller, home], question, answer, []), [caller, home], tokenizer) == []
+    alone = code("b.py", "def inner_part(x):\n    return x")
+    assert asked(Case("called_function", [caller, alone], question, answer, []), [caller, alone], tokenizer) != []
+
+
 @pytest.mark.parametrize("written", ["int. (default: 100)", "int., optional", "int", "int .", "int (default: 3)"])
 def test_a_type_has_no_full_stop(written: str, tokenizer: Tokenizer) -> None:
     documents = [code("a.py", documented("scale", written))]
