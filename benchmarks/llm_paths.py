@@ -83,6 +83,7 @@ class Server:
     url: str
     model: str
     log: Path
+    folder: Path
     structured: str = "none"
     concurrency: int = 1
 
@@ -117,13 +118,11 @@ def served(folder: Path, work: Path, kind: str = "transformers") -> Iterator[Ser
     url = f"http://127.0.0.1:{port}"
     if kind == "vllm":
         command = [str(ROOT / "scripts/vllm_cpu.sh"), "serve", str(folder), str(port), "--max-model-len", "8192"]
-        # A seeded request whose prompt is read in two steps ends vLLM 0.32 on CPUs: room for all of them in one.
-        command += ["--max-num-batched-tokens", "32768"]
-        made = Server(f"{url}/v1", "local", log, structured="json_schema", concurrency=8)
+        made = Server(f"{url}/v1", "local", log, folder, structured="json_schema", concurrency=8)
     else:
         command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-        made = Server(f"{url}/v1", str(folder), log)
+        made = Server(f"{url}/v1", str(folder), log, folder)
     # Threads that spin while they wait made it ten times slower on a busy machine.
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
     environment.pop("PYTHONPATH", None)
@@ -155,6 +154,7 @@ class Paths:
 
     def __init__(self, work: Path, documents: Sequence[Document], server: Server, size: Size, seed: int = 17) -> None:
         self.work, self._server, self._size, self._seed = work, server, size, seed
+        self._all = sorted(documents, key=lambda d: d.id)
         short = sorted((d for d in documents if len(d.text) <= size.characters), key=lambda d: d.id)
         self._documents = rng(seed, "benchmark", "documents").sample(short, min(len(short), 400))
 
@@ -236,6 +236,42 @@ class Paths:
         accepted = row["accepted"] if len(real) > 1 else _agreed(last, out, entries)
         return Row(f"mase: {label}", len(entries), sum(e is None for e in entries), accepted, lost)
 
+    def nl2sql(self) -> Row:
+        """Questions with SQL over tables; accepted are those on whose result both requests agree."""
+        name = "nl2sql"
+        with_tables = [d for d in self._all if "|---" in d.text.replace(" ", "") and len(d.text) <= 3000]
+        corpus = self._corpus(name, with_tables[:: max(1, len(with_tables) // 40)][:40])
+        own = {"endpoint": self.endpoint(), "tables": self._size.clusters + 1, "per_table": 2, "tries": 2}
+        config = self._config(name, synthesis={"nl2sql": own | {"documents_per_table": 1}})
+        out = corpus.parent / "out"
+        self.run("synthesize", "nl2sql", "--config", config, "--corpus", corpus, "--out", out)
+        found = json.loads((out / "funnel.json").read_text())
+        lost = {step: found[step] for step in nl2sql_steps() if found[step] and step != "accepted"}
+        return Row(name, found["asked"], found["asked"] - found["malformed"], found["accepted"], lost)
+
+    def screen(self) -> Row:
+        """Samples asked without documents, then among more of them; accepted is what stays."""
+        name, size = "screen", self._size
+        corpus = self._corpus(name, self._documents)
+        lengths = {"length_targets": [900], "memory_length_targets": [900], "long_heldout_per_task": 0}
+        counts = {"samples_per_task": size.rollouts // 2, "heldout_per_task": 1, "memory_samples_per_task": 1}
+        own = {
+            "endpoint": self.endpoint(),
+            "blind_tries": 2,
+            "k": 1,
+            "max_tokens": size.tokens,
+            "max_input_tokens": 1500,
+        }
+        tasks = ["dialogue_memory", "reading_comprehension"]
+        config = self._config(name, synthesis=lengths | counts | {"tasks": tasks, "screen": own})
+        made, out = corpus.parent / "made", corpus.parent / "out"
+        words = ["--config", config, "--corpus", corpus, "--tokenizer", self._server.folder, "--out", made]
+        self.run("synthesize", "run", *words)
+        self.run("synthesize", "screen", made, "--config", config, "--out", out, "--set", "samples")
+        found = json.loads((out / "funnel.json").read_text())["samples"]
+        lost = {step: found[step] for step in ("blind_rule", "answered_blind", "not_robust", "open") if found[step]}
+        return Row("screen: blind, among more", found["samples"], found["samples"] - found["open"], found["kept"], lost)
+
     def reward_judge(self) -> Row:
         """Rollouts that the rule finds wrong; accepted is a verdict that says what the pair is."""
         folder = self.work / "reward_judge"
@@ -275,6 +311,8 @@ class Paths:
             lambda: self.mase(honest.MASE),
             lambda: self.mase(["solver"]),
             lambda: self.mase(["verifier"]),
+            self.nl2sql,
+            self.screen,
             self.reward_judge,
         ]
 
@@ -290,6 +328,13 @@ class Paths:
         if (again.asked, again.usable, again.accepted, again.lost) != (row.asked, row.usable, row.accepted, row.lost):
             raise SystemExit(f"{row.path}: the second run gave {again}, the first {row}")
         return row
+
+
+def nl2sql_steps() -> tuple[str, ...]:
+    """Return what can become of a question with SQL."""
+    from qwenlong.synthesis.nl2sql.run import STEPS
+
+    return STEPS
 
 
 def _agreed(role: str, out: Path, entries: Sequence[str | None]) -> int:

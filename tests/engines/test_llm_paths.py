@@ -16,7 +16,7 @@ import pytest
 
 from qwenlong.core.files import read_jsonl, read_parquet
 from qwenlong.core.llm import Journal
-from qwenlong.core.records import Document
+from qwenlong.core.records import Document, Sample
 from qwenlong.synthesis.mase import output
 from qwenlong.synthesis.mase.run import STEPS
 
@@ -91,6 +91,24 @@ def test_mase(paths: llm_paths.Paths, real: list[str]) -> None:
         assert all(documents[span.document].text[span.start : span.end] == quote for span, quote in spans)
     paid = sum(e["usage"]["replies"] for r in real for e in journal(folder / f"out/journal/{r}.jsonl"))
     assert paid == row.replies
+
+
+def test_nl2sql(paths: llm_paths.Paths) -> None:
+    row = paths.measured(paths.nl2sql)
+    assert row.asked > 0 and row.asked == row.accepted + sum(row.lost.values()) and "unavailable" not in row.lost
+    folder = paths.work / "nl2sql/out/journal"
+    entries = [entry for role in ("writer", "solver") if (folder / f"{role}.jsonl").is_file()
+               for entry in journal(folder / f"{role}.jsonl")]  # fmt: skip
+    assert row.asked <= row.replies == sum(entry["usage"]["replies"] for entry in entries)
+
+
+def test_screen(paths: llm_paths.Paths) -> None:
+    row = paths.measured(paths.screen)
+    assert row.asked == 2 * (llm_paths.SMALL.rollouts // 2) == row.accepted + sum(row.lost.values())
+    # Each sample was asked without its documents, twice, and then at most once among more of them.
+    assert 2 * row.asked <= row.replies <= 3 * row.asked and "open" not in row.lost
+    kept = read_parquet(paths.work / "screen/out/samples.parquet", Sample)
+    assert len(kept) == row.accepted and all("blind_mean" in sample.checks for sample in kept)
 
 
 def test_reward_judge(paths: llm_paths.Paths) -> None:

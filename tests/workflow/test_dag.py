@@ -177,4 +177,4 @@ def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
             assert set(order[1:]) <= set(keys), f"{file.name}: {name}: lacks {set(order) - set(keys)}"
             assert re.search(r"code=(code|module)_digest\(", block), f"{file.name}: {name}: no code digest"
             found += 1
-    assert found == 19
+    assert found == 20
