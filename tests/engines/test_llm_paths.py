@@ -21,9 +21,10 @@ from qwenlong.synthesis.mase import output
 from qwenlong.synthesis.mase.run import STEPS
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests/unit/synthesis")]
 
 import llm_paths  # noqa: E402
+from table_documents import table_documents  # noqa: E402
 
 pytestmark = pytest.mark.engines
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.engines
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[llm_paths.Paths]:
     work = tmp_path_factory.mktemp("paths")
-    documents = read_jsonl(ROOT / "tests/unit/synthesis/documents.jsonl", Document)
+    documents = read_jsonl(ROOT / "tests/unit/synthesis/documents.jsonl", Document) + table_documents()
     with llm_paths.model_folder(ROOT / "data/cache") as folder, llm_paths.served(folder, work) as server:
         yield llm_paths.Paths(work, documents, server, llm_paths.SMALL)
 

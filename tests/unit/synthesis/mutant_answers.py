@@ -181,6 +181,15 @@ def _year(sample: Sample, documents: Documents, chance: random.Random) -> list[D
 
 
 #: Who makes the second answer, by the beginning of the template's name; the rest have it in words.
+def _called(sample: Sample, documents: Documents, chance: random.Random) -> list[Document]:
+    """Another function of the same file is called as well: both copies say its name where they said the answer."""
+    pattern = rf"(?<!\w){re.escape(sample.answers[0])}(?!\w)"
+    homes = dict.fromkeys(span.document for span in sample.evidence)
+    other = f"{sample.answers[0]}_too"
+    copies = [_copy(documents[name], re.sub(pattern, other, documents[name].text)) for name in homes]
+    return [copy for copy, name in zip(copies, homes, strict=True) if copy.text != documents[name].text]
+
+
 _SECOND: tuple[tuple[str, Callable[[Sample, Documents, random.Random], list[Document]]], ...] = (
     ("numerical_", _number),
     ("changed_number", _number),
@@ -189,6 +198,7 @@ _SECOND: tuple[tuple[str, Callable[[Sample, Documents, random.Random], list[Docu
     ("choice_speaker", _speaker),
     ("choice_country", _country),
     ("called_function", _file),
+    ("causal_source", _called),
     ("common_neighbour", _neighbour),
     ("earlier", _year),
 )

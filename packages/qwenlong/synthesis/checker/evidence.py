@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from qwenlong.core.records import Document, Evidence, Sample
-from qwenlong.synthesis.checker import derive, dialogues
+from qwenlong.synthesis.checker import derive, dialogues, tabular
 from qwenlong.synthesis.checker.numerical import member_counts
 from qwenlong.synthesis.checker.rules import HOPS, LETTERS, READING, base_name, is_option
 from qwenlong.synthesis.checker.view import view
@@ -92,6 +92,8 @@ def _count(sample: Sample, homes: Sequence[Document]) -> str:
     spans = sorted(sample.evidence, key=lambda span: (span.document, span.start))
     if name.startswith("numerical_"):
         wanted = member_counts(sample, view(homes)) or {0}
+    elif name in tabular.NAMES:
+        wanted = {tabular.members(sample, view(homes))}
     elif name in HOPS:
         wanted = {HOPS[name]}
     elif name in READING or name in dialogues.FORMS or sample.task == "multiple_choice":

@@ -44,7 +44,7 @@ def hops(sample: Sample) -> int:
     if name.startswith("vague_"):
         # Each country that is described instead of named takes a step, and so does the field asked for.
         return 1 + sample.question.count(" the country ")
-    return HOPS[name]
+    return HOPS.get(name, 0)
 
 
 def base_name(sample: Sample) -> str:

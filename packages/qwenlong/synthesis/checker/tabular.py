@@ -78,21 +78,35 @@ class Asked:
 
 def tabular(sample: Sample, shown: View) -> set[str]:
     """Read tables and operation off the question, and compute; empty when it can be read in no or in two ways."""
+    try:
+        operation, asked = _asked(sample, shown)
+        return _OPERATIONS[operation](asked)
+    except Unclear:
+        return set()
+
+
+def members(sample: Sample, shown: View) -> int:
+    """Return how many values the answer rests on, each a cell of evidence; 0 when the question cannot be read."""
+    try:
+        operation, asked = _asked(sample, shown)
+        if operation.startswith("between"):
+            return len(_included(asked))
+        return 2 if operation == "change" else len(asked.pairs)
+    except Unclear:
+        return 0
+
+
+def _asked(sample: Sample, shown: View) -> tuple[str, Asked]:
     place = _PLACE.fullmatch(sample.question)
     family, _, operation = sample.template.partition("@")[0].partition("_")
     forms = _ACROSS if family == "across" else _FORMS
     match = re.fullmatch(forms[operation], place["asked"]) if place else None
     if place is None or match is None:
-        return set()
+        raise Unclear
     slots = {name: text for name, text in (match.groupdict() | place.groupdict()).items() if text is not None}
-    try:
-        if family in ("periods", "across"):
-            pairs = _of_periods(slots, shown)
-        else:
-            pairs = _of_rows(slots, shown, grouped=operation.startswith("group"))
-        return _OPERATIONS[operation](Asked(pairs, slots))
-    except Unclear:
-        return set()
+    if family in ("periods", "across"):
+        return operation, Asked(_of_periods(slots, shown), slots)
+    return operation, Asked(_of_rows(slots, shown, grouped=operation.startswith("group")), slots)
 
 
 def _meant(slots: dict[str, str], shown: View, fits: Callable[[Table], bool]) -> list[Table]:
@@ -325,12 +339,16 @@ def _first(asked: Asked) -> set[str]:
     return set(above[:1])
 
 
-def _between(asked: Asked, total: bool) -> set[str]:
+def _included(asked: Asked) -> list[Decimal]:
     low, high = _moment(asked.slots["one"]), _moment(asked.slots["two"])
     labels = {label for label, _ in asked.pairs}
     if not {asked.slots["one"], asked.slots["two"]} <= labels:
         raise Unclear
-    values = [value for label, value in _ordered(asked) if low <= _moment(label) <= high]
+    return [value for label, value in _ordered(asked) if low <= _moment(label) <= high]
+
+
+def _between(asked: Asked, total: bool) -> set[str]:
+    values = _included(asked)
     return {_text(sum(values, Decimal(0))) if total else _two(_mean(values))}
 
 
