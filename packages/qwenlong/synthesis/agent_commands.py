@@ -1,8 +1,9 @@
-"""`qwenlong synthesize mase` and `extract`: what asks language models, resumable after any kill or outage."""
+"""`qwenlong synthesize mase`, `nl2sql` and `extract`: what asks language models, resumable after any kill or outage."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,8 @@ import typer
 from qwenlong.core.errors import QwenlongError, UsageError
 
 if TYPE_CHECKING:
-    from qwenlong.core.config import Config
+    from qwenlong.core.config import Config, EndpointConfig
+    from qwenlong.synthesis.agents import Result
 
 ConfigFile = Annotated[Path, typer.Option(help="Configuration file.")]
 Corpus = Annotated[Path, typer.Option(help="Folder with documents.parquet.")]
@@ -29,36 +31,25 @@ def mase(
     as_json: Json = False,
 ) -> None:
     """Let agents propose, solve and verify questions. The same command goes on where it was stopped."""
-    import asyncio
+    from qwenlong.synthesis.mase.run import endpoints, evolve, journals
 
-    from qwenlong.core.files import all_or_none, write_json
-    from qwenlong.core.provenance import path_of
-    from qwenlong.synthesis import agents
-    from qwenlong.synthesis.mase import output
-    from qwenlong.synthesis.mase.run import Result, endpoints, evolve, journals
+    made = _proposed("mase", endpoints, evolve, journals, config, corpus, out, journal)
+    _told(made, made.funnel["all"], "questions", out, journal, as_json)
 
-    settings, documents = _load(config, corpus)
-    roles = endpoints(settings)
-    state = _alone("mase", out, journal)
 
-    async def go() -> Result:
-        async with agents.clients(roles, state / "cache") as clients:
-            try:
-                return await evolve(settings, documents, state, clients)
-            finally:
-                # A run that fails has cost something too.
-                write_json(out / "usage.json", agents.usage(clients, journals(state)))
+def nl2sql(
+    config: ConfigFile,
+    corpus: Corpus,
+    out: Annotated[Path, typer.Option(help="Folder for candidates.jsonl, funnel.json and usage.json.")],
+    journal: Journal = None,
+    as_json: Json = False,
+) -> None:
+    """Let a model write questions with SQL over documents' tables. The same command goes on where it was stopped."""
+    from qwenlong.synthesis.nl2sql.run import ask, endpoints, journals
 
-    result = asyncio.run(go())
-    files = (out / "candidates.jsonl", out / "funnel.json")
-    with all_or_none(*(path for file in files for path in (file, path_of(file)))):
-        output.write(files[0], result.candidates)
-        write_json(files[1], result.funnel)
-        _sidecars(settings, corpus, files, "mase")
-    counts = result.funnel["all"]
-    lines = "\n".join(f"  {name:<12}{counts[name]:>8}" for name in counts)
-    typer.echo(json.dumps(result.funnel, sort_keys=True) if as_json else f"{lines}\nwritten to {out}")
-    _complete(result.unavailable, "questions", state)
+    made = _proposed("nl2sql", endpoints, ask, journals, config, corpus, out, journal)
+    counts = {name: value for name, value in made.funnel.items() if isinstance(value, int)}
+    _told(made, counts, "tables' questions", out, journal, as_json)
 
 
 def extract(
@@ -92,6 +83,52 @@ def extract(
     else:
         typer.echo(f"{len(made.edges)} triples from {len(documents)} documents -> {out}")
     _complete(made.unavailable, "passages", state)
+
+
+def _proposed(
+    verb: str,
+    endpoints: Callable[[Config], dict[str, EndpointConfig]],
+    ask: Callable[..., Coroutine[Any, Any, Result]],
+    journals: Callable[[Path], dict[str, Path]],
+    config: Path,
+    corpus: Path,
+    out: Path,
+    journal: Path | None,
+) -> Result:
+    """Run agents that propose candidates, and write what they gave."""
+    import asyncio
+
+    from qwenlong.core.files import all_or_none, write_json
+    from qwenlong.core.provenance import path_of
+    from qwenlong.synthesis import agents
+    from qwenlong.synthesis.mase import output
+
+    settings, documents = _load(config, corpus)
+    roles = endpoints(settings)
+    state = _alone(verb, out, journal)
+
+    async def go() -> Result:
+        async with agents.clients(roles, state / "cache") as clients:
+            try:
+                return await ask(settings, documents, state, clients)
+            finally:
+                # A run that fails has cost something too.
+                write_json(out / "usage.json", agents.usage(clients, journals(state)))
+
+    made = asyncio.run(go())
+    files = (out / "candidates.jsonl", out / "funnel.json")
+    with all_or_none(*(path for file in files for path in (file, path_of(file)))):
+        output.write(files[0], made.candidates)
+        write_json(files[1], made.funnel)
+        _sidecars(settings, corpus, files, verb)
+    return made
+
+
+def _told(made: Result, counts: dict[str, Any], what: str, out: Path, journal: Path | None, as_json: bool) -> None:
+    """Print the counts; raise QwenlongError when an outage left something open."""
+    lines = "\n".join(f"  {name:<16}{value:>8}" for name, value in counts.items())
+    typer.echo(json.dumps(made.funnel, sort_keys=True) if as_json else f"{lines}\nwritten to {out}")
+    _complete(made.unavailable, what, journal or out / "journal")
 
 
 def _alone(verb: str, out: Path, journal: Path | None) -> Path:

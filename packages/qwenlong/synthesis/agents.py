@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qwenlong.core.config import Config, EndpointConfig
 from qwenlong.core.errors import ConfigError
@@ -14,8 +15,20 @@ from qwenlong.core.llm import Client, Limits, spent, total
 from qwenlong.core.llm.material import fence as fence
 from qwenlong.core.llm.material import unspelled as unspelled
 
+if TYPE_CHECKING:
+    from qwenlong.synthesis.candidates import Candidate
+
 #: Shorter quotes, in characters, stand in almost any text and prove nothing.
 MIN_QUOTE = 8
+
+
+@dataclass
+class Result:
+    """Accepted candidates, the count of each step, and how many items an outage left open."""
+
+    candidates: list[Candidate]
+    funnel: dict[str, Any]
+    unavailable: int
 
 
 def endpoint(config: Config, key: str, *wanted: EndpointConfig | None) -> EndpointConfig:

@@ -10,8 +10,7 @@ import typer
 
 from qwenlong.core.errors import DataError, UsageError
 from qwenlong.datacard.commands import card
-from qwenlong.synthesis.agent_commands import extract, mase
-from qwenlong.synthesis.nl2sql.commands import nl2sql
+from qwenlong.synthesis.agent_commands import extract, mase, nl2sql
 from qwenlong.synthesis.screen_commands import screen
 
 if TYPE_CHECKING:

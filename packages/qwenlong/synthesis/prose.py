@@ -13,6 +13,7 @@ from functools import partial
 from qwenlong.core.records import Document, Evidence
 from qwenlong.synthesis import choice, parse
 from qwenlong.synthesis.candidates import Candidate
+from qwenlong.synthesis.multi_hop import parse_words
 from qwenlong.synthesis.pool import Pool
 from qwenlong.synthesis.reading import _collapsed
 
@@ -175,11 +176,6 @@ def next_sentence(pool: Pool) -> Iterator[Candidate]:
             reasoning_chain=(one.text, two.text),
             holds=partial(_stands_once, one.text),
         )
-
-
-def parse_words(text: str) -> set[str]:
-    """Return the words of a text."""
-    return set(re.findall(r"\w+", text.casefold()))
 
 
 def choice_name(pool: Pool) -> Iterator[Candidate]:

@@ -17,6 +17,20 @@ T = TypeVar("T")
 MAX_ROWS = 1000
 
 
+def locked(memory_mb: int) -> dict[str, Any]:
+    """Return the options of a connection without files, network, extensions or more memory than this."""
+    return {
+        "enable_external_access": False,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        "threads": 1,
+        "memory_limit": f"{memory_mb}MB",
+        # What does not fit the memory fails instead of filling the disk.
+        "max_temp_directory_size": "0B",
+    }
+
+
 class Table:
     """The table `cells(document, entity, field, item, year, value, unit, start, stop)`, read-only.
 
@@ -41,14 +55,7 @@ class Table:
         with duckdb.connect(file) as writer:
             writer.register("incoming", pa.table(columns))
             writer.execute("CREATE TABLE cells AS SELECT * FROM incoming")
-        options: dict[str, Any] = {
-            "enable_external_access": False,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "threads": 1,
-            "memory_limit": f"{memory_mb}MB",
-        }
-        self._connection = duckdb.connect(file, read_only=True, config=options)
+        self._connection = duckdb.connect(file, read_only=True, config=locked(memory_mb))
         self._connection.execute("SET lock_configuration = true")
         self._beside: list[Any] = []
 

@@ -32,15 +32,6 @@ _GROUNDING = {"ungrounded", "leaked", "implausible", "too_easy"}
 
 
 @dataclass
-class Result:
-    """Accepted candidates, the count of each step, and how many items an outage left open."""
-
-    candidates: list[Candidate]
-    funnel: dict[str, Any]
-    unavailable: int
-
-
-@dataclass
 class _Book:
     """What has been accepted and counted so far."""
 
@@ -69,7 +60,9 @@ def journals(folder: Path) -> dict[str, Path]:
     return {role: folder / f"{role}.jsonl" for role in ROLES}
 
 
-async def evolve(config: Config, documents: Sequence[Document], folder: Path, clients: Mapping[str, Client]) -> Result:
+async def evolve(
+    config: Config, documents: Sequence[Document], folder: Path, clients: Mapping[str, Client]
+) -> shared.Result:
     """Return the candidates of all rounds; what was answered before stands in the journals in `folder`.
 
     Only documents of the training side are used: the questions are for training, and held-out entities stay unseen.
@@ -128,7 +121,9 @@ async def evolve(config: Config, documents: Sequence[Document], folder: Path, cl
         for one in answered:
             if one.id in agreed:
                 _settle(one, agreed[one.id], book)
-    return Result(book.candidates, _funnel(book, groups, mase.rounds), sum(_of(book, step="unavailable").values()))
+    return shared.Result(
+        book.candidates, _funnel(book, groups, mase.rounds), sum(_of(book, step="unavailable").values())
+    )
 
 
 def _items(config: Config, groups: Sequence[clusters.Cluster], number: int) -> list[Item]:

@@ -14,7 +14,7 @@ from qwenlong.core.config import Config, EndpointConfig
 from qwenlong.core.llm import Client, Outcome, gather
 from qwenlong.core.records import Document
 from qwenlong.synthesis import agents
-from qwenlong.synthesis.agents import plain
+from qwenlong.synthesis.agents import Result, plain
 from qwenlong.synthesis.candidates import Candidate
 from qwenlong.synthesis.decontaminate import Seen
 from qwenlong.synthesis.mase.output import holds
@@ -33,15 +33,6 @@ STEPS = (
     *("malformed", "sql_refused", "leaked", "repeated", "unsolved", "solver_refused", "disagreed", "unavailable"),
     "accepted",
 )
-
-
-@dataclass
-class Result:
-    """Accepted candidates, the count of each step, and how many tasks an outage left open."""
-
-    candidates: list[Candidate]
-    funnel: dict[str, Any]
-    unavailable: int
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from qwenlong.core.config.generation import SqlConfig
+from qwenlong.synthesis.tables import locked
 from qwenlong.synthesis.tabular.statement import MAX_LIST, SqlRefused, check
 
 if TYPE_CHECKING:
@@ -42,17 +43,7 @@ class Sandbox:
                 writer.unregister("incoming")
             writer.execute("COMMIT")
         file.chmod(0o400)
-        options: dict[str, Any] = {
-            "enable_external_access": False,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "allow_community_extensions": False,
-            "threads": 1,
-            "memory_limit": f"{self.limits.memory_mb}MB",
-            # What does not fit the memory fails instead of filling the disk.
-            "max_temp_directory_size": "0B",
-        }
-        self._connection = duckdb.connect(str(file), read_only=True, config=options)
+        self._connection = duckdb.connect(str(file), read_only=True, config=locked(self.limits.memory_mb))
         self._connection.execute("SET lock_configuration = true")
 
     def __enter__(self) -> Sandbox:
