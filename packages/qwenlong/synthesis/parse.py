@@ -101,7 +101,7 @@ class Function:
 T = TypeVar("T")
 
 
-def _once(read: Callable[[Document], T]) -> Callable[[Document], T]:
+def once(read: Callable[[Document], T]) -> Callable[[Document], T]:
     """Return `read` with a memory of what it gave for each document that is still alive.
 
     A pool's documents are read by every template again and again. They are told apart by identity, since hashing a
@@ -120,10 +120,6 @@ def _once(read: Callable[[Document], T]) -> Callable[[Document], T]:
         return result
 
     return cached
-
-
-#: For what other modules read off documents.
-once = _once
 
 
 def kind(document: Document) -> str:
@@ -154,7 +150,7 @@ def quantity(text: str) -> Quantity | None:
     return Quantity(-number if match["sign"] else number, unit)
 
 
-@_once
+@once
 def fields(document: Document) -> Sequence[Field]:
     """Return the "label: value" lines of a factbook document; "Exports - Exports 2024" is field Exports of 2024."""
     if kind(document) != "factbook":
@@ -201,7 +197,7 @@ def plain_value(value: str) -> str:
     return re.sub(r"\s*\([^)]*\)", "", value).strip(" ;,")
 
 
-@_once
+@once
 def cells(document: Document) -> Sequence[Cell]:
     """Return the numbers of a document: fields, their siblings ("Alcohol - beer"), lists in a value, table cells."""
     return tuple(_cells(document))
@@ -261,7 +257,7 @@ def _table_cells(document: Document) -> Iterator[Cell]:
         position += len(line)
 
 
-@_once
+@once
 def messages(document: Document) -> Sequence[Said]:
     """Return the messages of a dialogue in order; those of a chat may hold line ends."""
     if kind(document) != "dialogue":
@@ -277,7 +273,7 @@ def messages(document: Document) -> Sequence[Said]:
     return [Said(document.id, m["speaker"], m["text"].strip(), m.start(), m.end()) for m in _MESSAGE.finditer(text)]
 
 
-@_once
+@once
 def speeches(document: Document) -> Sequence[Said]:
     """Return each verse line of a play with its speaker; lines before the first named speaker are nobody's."""
     if kind(document) != "play":
@@ -298,7 +294,7 @@ def speeches(document: Document) -> Sequence[Said]:
     return found
 
 
-@_once
+@once
 def functions(document: Document) -> Sequence[Function]:
     """Return the top-level definitions of a source file's section; a body ends where the next one starts."""
     if kind(document) != "code":
@@ -315,7 +311,7 @@ def functions(document: Document) -> Sequence[Function]:
     return found
 
 
-@_once
+@once
 def defined(document: Document) -> frozenset[str]:
     """Return the names of all top-level definitions of a source file, private and short ones too."""
     return frozenset(_DEFINED.findall(document.text)) if kind(document) == "code" else frozenset()
@@ -351,7 +347,7 @@ def parameters(document: Document, function: Function) -> list[Said]:
     return found
 
 
-@_once
+@once
 def sentences(document: Document) -> Sequence[tuple[int, int]]:
     """Return the spans of prose sentences of a guide: one paragraph line each side of a full stop, no directives."""
     if kind(document) != "guide":

@@ -54,7 +54,7 @@ def is_prose(document: Document) -> bool:
     return parse.kind(document) not in STRUCTURED and document.category != "code"
 
 
-@parse._once
+@parse.once
 def sentences(document: Document) -> Sequence[Sentence]:
     """Return the sentences of a document's paragraphs; none of structured documents."""
     if not is_prose(document):

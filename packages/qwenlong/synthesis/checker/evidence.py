@@ -13,7 +13,7 @@ from qwenlong.core.records import Document, Evidence, Sample
 from qwenlong.synthesis.checker import derive, dialogues, tabular
 from qwenlong.synthesis.checker.numerical import member_counts
 from qwenlong.synthesis.checker.rules import HOPS, LETTERS, READING, base_name, is_option
-from qwenlong.synthesis.checker.view import view
+from qwenlong.synthesis.checker.view import plain, view
 
 #: Templates whose answer is a place among messages: what is struck keeps its place and its speaker.
 _PLACED = (*dialogues.FORMS, "reply", "choice_reply")
@@ -129,7 +129,7 @@ def _holds_answer(sample: Sample, homes: Sequence[Document]) -> str:
     name = base_name(sample)
     texts = {document.id: document.text for document in homes}
     spans = [texts[span.document][span.start : span.end] for span in sample.evidence]
-    joined = _plain(" ".join(spans))
+    joined = plain(" ".join(spans))
     if name.startswith("numerical_"):
         missing = [span for span in spans if not any(character.isdigit() for character in span)]
         return f"an evidence span holds no number: {missing[0]!r}" if missing else ""
@@ -140,18 +140,14 @@ def _holds_answer(sample: Sample, homes: Sequence[Document]) -> str:
     else:
         golds = [gold.removeprefix(sample.answer_prefix).strip() for gold in sample.answers]
     quoted = re.search(r'"([^"]+)"', sample.question)
-    if name in _QUOTING and (quoted is None or _plain(quoted[1]) not in joined):
+    if name in _QUOTING and (quoted is None or plain(quoted[1]) not in joined):
         return f"the evidence does not hold the quoted {quoted[1] if quoted else ''!r}"
     if name in _TITLED:
-        joined += _plain(" ".join(f"{d.title} {d.metadata.get('path', '')}" for d in homes))
+        joined += plain(" ".join(f"{d.title} {d.metadata.get('path', '')}" for d in homes))
     elif name not in (*HOPS, *READING, *dialogues.FORMS) and sample.task != "multiple_choice":
         return ""  # computed in ways of its own
-    lost = [gold for gold in golds if _plain(gold) not in joined]
+    lost = [gold for gold in golds if plain(gold) not in joined]
     return f"the evidence does not hold the answer {lost[0]!r}" if lost else ""
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()
 
 
 def _whole_message(sample: Sample, spans: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from qwenlong.core.records import Document, Sample
 from qwenlong.synthesis.checker.texts import ORDINALS
+from qwenlong.synthesis.checker.view import plain
 
 #: Templates whose answer follows from the evidence without standing in it.
 FREE = ("mase_viewpoint", "mase_in_context_learning")
@@ -20,16 +21,12 @@ def grounded(sample: Sample, shown: Sequence[Document]) -> str:
     if not sample.template.startswith("mase_") or sample.template.startswith(FREE):
         return ""
     texts = {document.id: document.text for document in shown}
-    joined = _plain(" ".join(texts.get(span.document, "")[span.start : span.end] for span in sample.evidence))
+    joined = plain(" ".join(texts.get(span.document, "")[span.start : span.end] for span in sample.evidence))
     golds = [gold.removeprefix(sample.answer_prefix) for gold in sample.answers]
     if sample.task == "multiple_choice":
         golds = [sample.choices["ABCD".index(gold)] for gold in golds if gold in "ABCD"[: len(sample.choices)]]
-    lost = [gold for gold in golds if _plain(gold) not in joined]
+    lost = [gold for gold in golds if plain(gold) not in joined]
     return f"the evidence does not hold the answer {lost[0]!r}" if lost else ""
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split()).casefold()
 
 
 def needles(sample: Sample, shown: Sequence[Document]) -> str:

@@ -143,3 +143,8 @@ def _read_tables(result: View, name: str, text: str) -> None:
 def bare(value: str) -> str:
     """Return a value without remarks in brackets."""
     return re.sub(r"\s*\([^)]*\)", "", value).strip(" ;,")
+
+
+def plain(text: str) -> str:
+    """Return a text with single spaces and without case, for looking one up in another."""
+    return " ".join(text.split()).casefold()
