@@ -1,4 +1,4 @@
-"""No text of a rollout, a question or a gold answer makes the judge say yes; a judge that hangs costs a bounded time."""
+"""No text of a rollout, question or gold answer makes the judge say yes; one that hangs costs a bounded time."""
 
 from __future__ import annotations
 

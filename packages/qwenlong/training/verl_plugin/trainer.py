@@ -23,6 +23,7 @@ from qwenlong.core.seeds import derive
 from qwenlong.training.batch import Rows, plan, shuffled
 from qwenlong.training.verl_plugin.checkpoint import METRICS, finish, prune
 from qwenlong.training.verl_plugin.dataset import SampledLoader
+from qwenlong.training.verl_plugin.judging import Silence, outcome_metrics
 
 NAME = "qwenlong"
 
@@ -43,6 +44,7 @@ class QwenlongTrainer(PPOTrainerSync):
         with open_dict(config):
             # The base class branches on the name of its own mode.
             config.trainer.v1.trainer_mode = "sync"
+        self._judge_silence = Silence()
         self.train_dataloader_it: Any = None
         super().__init__(config)
         # verl looks for finished rollouts every two seconds; a step on a small model takes less.
@@ -120,11 +122,9 @@ class QwenlongTrainer(PPOTrainerSync):
             rows = shuffled(rows, derive(self.seed, "shuffled rewards", self.global_steps))
         result = plan(rows, self.stage, self.controller)
         self._empty = result.empty
-        metrics.update(result.metrics)
-        live = [entry for entry, pad in zip(info, padding, strict=True) if not pad]
-        metrics["rollout/truncated_share"] = float(np.mean([entry["truncated"] for entry in live]))
-        metrics["rollout/turns_mean"] = float(np.mean([entry["turns"] for entry in live]))
-        metrics["judge/calls"] = int(sum(entry["judged"] for entry in live))
+        live = [(entry, name) for entry, name, pad in zip(info, rows.trajectory, padding, strict=True) if not pad]
+        metrics.update(result.metrics | outcome_metrics([entry for entry, _ in live], [name for _, name in live]))
+        self._judge_silence.update(metrics)
 
         weights = response_to_nested(result.weights, nested_mask)
         fields = TensorDict({"advantages": weights, "returns": weights.clone()}, batch_size=len(batch))
