@@ -175,14 +175,23 @@ def _join(members: Sequence[Sequence[int]], values: Tensor, mask: Tensor) -> tup
     if all(len(indices) == 1 for indices in members):
         rows = torch.tensor([indices[0] for indices in members])
         return values[rows], mask[rows]
-    parts = [torch.cat([values[i][mask[i]] for i in indices]) for indices in members]
-    width = max(1, max(part.numel() for part in parts))
-    joined = torch.zeros(len(parts), width, dtype=values.dtype)
-    tokens = torch.zeros(len(parts), width, dtype=torch.bool)
-    for row, part in enumerate(parts):
-        joined[row, : part.numel()] = part
-        tokens[row, : part.numel()] = True
+    row, column, owner, place = _places(members, mask)
+    counts = torch.bincount(owner, minlength=len(members))
+    tokens = torch.arange(max(1, int(counts.max())))[None] < counts[:, None]
+    joined = torch.zeros(tokens.shape, dtype=values.dtype)
+    joined[owner, place] = values[row, column]
     return joined, tokens
+
+
+def _places(members: Sequence[Sequence[int]], mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return row and column of each response token, its trajectory's number and its place there."""
+    rows = torch.tensor([i for indices in members for i in indices])
+    owners = torch.tensor([number for number, indices in enumerate(members) for _ in indices])
+    order, column = mask[rows].nonzero(as_tuple=True)
+    owner = owners[order]
+    counts = torch.bincount(owner, minlength=len(members))
+    place = torch.arange(len(owner)) - (counts.cumsum(0) - counts)[owner]
+    return rows[order], column, owner, place
 
 
 def _split(joined: Tensor, members: Sequence[Sequence[int]], mask: Tensor, out: Tensor) -> None:
@@ -190,12 +199,8 @@ def _split(joined: Tensor, members: Sequence[Sequence[int]], mask: Tensor, out: 
     if all(len(indices) == 1 for indices in members):
         out[torch.tensor([indices[0] for indices in members])] = joined
         return
-    for row, indices in enumerate(members):
-        start = 0
-        for i in indices:
-            count = int(mask[i].sum())
-            out[i][mask[i]] = joined[row, start : start + count]
-            start += count
+    row, column, owner, place = _places(members, mask)
+    out[row, column] = joined[owner, place]
 
 
 def _describe(
