@@ -167,13 +167,27 @@ class EngineConfig(Section):
     """vLLM tensor parallelism."""
     sequence_parallel: Annotated[int, Field(ge=1)] = 1
     """Ulysses sequence parallelism in training."""
+    packed: bool = True
+    """Rows of a group behind one copy of their prompt, logits in chunks (training/packing.py). On cuda it excludes
+    sequence parallelism; false: verl's own engine. On cpu it is always so."""
     micro_batch_tokens: Annotated[int, Field(ge=64)] = 16384
-    """Padded tokens per micro-batch, training and log-probabilities."""
+    """Tokens per micro-batch, training and log-probabilities; padding counts."""
     object_store_mb: Annotated[int, Field(ge=80)] = 256
     """Cap of Ray's object store, in MB."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.6
     """vLLM's share of GPU memory."""
+    release_rollout_memory: bool = True
+    """vLLM gives its memory back while the policy is trained. False saves the time where both fit at once."""
     enforce_eager: bool = False
     """vLLM without CUDA graphs."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of computation; weights handed between stages are float32."""
+
+    @model_validator(mode="after")
+    def _rows(self) -> EngineConfig:
+        if self.platform == "cuda" and self.packed and self.sequence_parallel > 1:
+            raise ValueError(
+                f"packed rows cannot be split over a sequence (sequence_parallel = {self.sequence_parallel}); "
+                "set packed to false, or sequence_parallel to 1"
+            )
+        return self

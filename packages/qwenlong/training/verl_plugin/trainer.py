@@ -20,9 +20,11 @@ from verl.workers.utils.padding import response_to_nested
 
 from qwenlong.core.config import StageConfig
 from qwenlong.core.seeds import derive
+from qwenlong.training.balance import by_group
 from qwenlong.training.batch import Rows, plan, shuffled
 from qwenlong.training.verl_plugin.checkpoint import METRICS, finish, prune
 from qwenlong.training.verl_plugin.dataset import SampledLoader
+from qwenlong.training.verl_plugin.engine import SKIP_IDLE
 
 NAME = "qwenlong"
 
@@ -87,7 +89,13 @@ class QwenlongTrainer(PPOTrainerSync):
     def _balance_batch(self, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         # Rollouts arrive in any order; sorted, the sums of a step do not depend on it.
         batch.reorder(sorted(range(len(batch.keys)), key=lambda i: batch.keys[i]))
-        return super()._balance_batch(batch, metrics, *args, **kwargs)
+        batch = super()._balance_batch(batch, metrics, *args, **kwargs)
+        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        if ranks > 1 and self.config.qwenlong.packed:
+            groups = [key.rsplit("_", 2)[0] for key in batch.keys]
+            parts = by_group(groups, [int(tag["seq_len"]) for tag in batch.tags], ranks)
+            batch.reorder([row for part in parts for row in part])
+        return batch
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         data = tq.kv_batch_get(
@@ -158,6 +166,7 @@ class QwenlongTrainer(PPOTrainerSync):
                 "seed": actor.data_loader_seed,
                 "dataloader_kwargs": {"shuffle": False},
                 "temperature": self.config.actor_rollout_ref.rollout.temperature,
+                SKIP_IDLE: True,
             }
         )
         output = rename_dict(self.actor_rollout_wg.update_actor(batch)["metrics"], "actor/")
