@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,31 @@ def test_verl_trains_with_its_own_loss(world, loss):
         clipped = line["actor/pg_clipfrac"]
         # On-policy nothing is clipped, but Clip-Cov takes its share of tokens away whatever the ratio.
         assert clipped == 0 if loss["kind"] == "gspo" else 0.1 < clipped <= 0.25
+
+
+def test_a_run_that_diverges_stops_with_reason_and_checkpoint(world):
+    import mlflow
+
+    # A learning rate at which one update ruins the weights: what the next step computes is no number.
+    stage = {"learning_rate": 1e30, "steps": 8, "aepo": None, "truncated": "zero_reward"}
+    done, out, results = train(world, "ruined", stage, tracking=True)
+    assert done.returncode == 1 and not out.exists()
+    message = next(line for line in done.stderr.splitlines() if "error: stopped at step" in line)
+    for part in ("(nonfinite)", "nan", "No checkpoint is known to be good", "lower training.learning_rate"):
+        assert part in message
+    assert "Traceback" not in done.stderr
+
+    state = next((results / "state" / "stages" / "ablation_ruined").glob("*/metrics.jsonl")).parent
+    steps = lines(state / "metrics.jsonl")
+    last = steps[-1]["step"]
+    assert f"stopped at step {last}," in message and 2 <= last < 8
+    # The step that told is kept, its checkpoint was never written.
+    assert not all(math.isfinite(value) for value in steps[-1].values())
+    assert (state / f"global_step_{last - 1}").is_dir() and not (state / f"global_step_{last}").exists()
+    assert steps[0]["rollout/truncated"] > 0
+
+    client = mlflow.MlflowClient(f"sqlite:///{results / 'mlflow.db'}")
+    (run,) = client.search_runs([found.experiment_id for found in client.search_experiments()])
+    assert run.info.status == "FAILED" and run.data.tags["qwenlong.stopped"] == "nonfinite"
+    assert run.data.tags["qwenlong.stopped_because"] in message
+    assert run.data.metrics["rollout/truncated_share"] > 0

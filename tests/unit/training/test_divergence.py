@@ -146,20 +146,21 @@ def test_the_error_names_step_values_and_the_last_good_checkpoint(tmp_path):
     guard = Guard(DivergenceConfig(**SHORT), tmp_path)
     for step in range(1, 7):
         assert guard.verdict(step, metrics()) is None
+    assert guard.back_to is None
     for step in (4, 6, 9):
         folder = checkpoint(tmp_path, step)
         guard.save(folder)
         finish(folder)
     verdicts = [guard.verdict(step, metrics(gradient=5e4)) for step in (7, 8)]
-    assert verdicts == [None, None] and guard.since == 7
+    assert verdicts == [None, None] and guard.back_to == 6
     error = guard.error(guard.verdict(9, metrics(gradient=5e4)))
     assert isinstance(error, Diverged) and error.exit_code == 1 and error.reason == "grad_norm"
     text = str(error)
-    # Step 9's checkpoint is newer, but the run had gone wrong by then.
-    for part in ("step 9", "since step 7", "5e+04", "1e+04", "global_step_6", "learning_rate", "training.divergence"):
+    # Step 9's checkpoint is newer, but the run had gone wrong by then; step 7 found the weights of step 6 at fault.
+    for part in ("step 9", "since step 7", "5e+04", "1e+04", "global_step_4", "learning_rate", "training.divergence"):
         assert part in text, text
-    assert "no checkpoint from before step 3" in str(guard.error(Detector(
-        DivergenceConfig()).update(3, metrics(loss=math.nan)))), "a run without one must be told so"  # fmt: skip
+    nothing = guard.error(Detector(DivergenceConfig()).update(3, metrics(loss=math.nan)))
+    assert "No checkpoint is known to be good" in str(nothing) and "save_every" in str(nothing)
 
 
 def test_a_checkpoint_carries_the_history_and_older_ones_have_none(tmp_path):
@@ -176,4 +177,4 @@ def test_a_checkpoint_carries_the_history_and_older_ones_have_none(tmp_path):
     assert third.verdict(9, metrics(gradient=5e4)) is None
     off = Guard(None, tmp_path)
     off.load(folder)
-    assert off.verdict(1, metrics(loss=math.nan)) is None and off.since is None
+    assert off.verdict(1, metrics(loss=math.nan)) is None and off.back_to is None

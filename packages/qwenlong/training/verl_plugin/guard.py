@@ -21,9 +21,10 @@ class Guard:
         self._detector = Detector(config) if config is not None else None
 
     @property
-    def since(self) -> int | None:
-        """The first step of a streak under way: the newest checkpoint before it is the one to go back to."""
-        return self._detector.since if self._detector is not None else None
+    def back_to(self) -> int | None:
+        """A streak is under way: the newest checkpoint of an earlier step than this is known to be good. Else none."""
+        since = self._detector.since if self._detector is not None else None
+        return _before(since) if since is not None else None
 
     def verdict(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
         """Take a step's metrics and return why to stop, none to go on."""
@@ -31,12 +32,13 @@ class Guard:
 
     def error(self, verdict: Verdict) -> Diverged:
         """Return the error of a verdict: step, values, bounds, the last good checkpoint, what to change."""
-        good = newest_before(self.root, verdict.since)
+        good = newest_before(self.root, _before(verdict.since))
         where = (
-            f"The last good checkpoint is {good}; copy it away before settings are changed, since those of other settings "
-            "are removed"
+            f"The last checkpoint known to be good is {good}; copy it away before settings are changed, since those of other "
+            "settings are removed"
             if good is not None
-            else f"There is no checkpoint from before step {verdict.since}; a smaller training.save_every makes one"
+            else "No checkpoint is known to be good (one is when the step after it was well); a smaller training.save_every "
+            "makes more of them"
         )
         return Diverged(
             f"stopped at step {verdict.step}, diverged since step {verdict.since} ({verdict.rule}): {verdict.text}. "
@@ -55,3 +57,8 @@ class Guard:
         state = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
         if self._detector is not None and state is not None:
             self._detector.load_state_dict(state)
+
+
+def _before(since: int) -> int:
+    """Return the step before which a checkpoint is known to be good: the weights of step k are measured by step k + 1."""
+    return since - 1

@@ -204,7 +204,7 @@ class QwenlongTrainer(PPOTrainerSync):
         line = {"step": self.global_steps} | _numbers(self._step_metrics)
         (folder / METRICS).write_text(json.dumps(line), encoding="utf-8")
         finish(folder)
-        prune(folder.parent, keep=2, before=self.guard.since)
+        prune(folder.parent, keep=2, before=self.guard.back_to)
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
