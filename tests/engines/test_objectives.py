@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 pytestmark = pytest.mark.engines
-LIMIT = 400
+LIMIT = 560
 
 
 def train(world, name: str, stage: dict, tracking: bool = False) -> tuple[subprocess.CompletedProcess, Path, Path]:

@@ -83,7 +83,8 @@ def settle_truncated(rows: Rows, policy: Truncated) -> tuple[Rows, dict[str, flo
     `shuffled`: a reward taken away afterwards would teach the control something.
     """
     cut = [
-        bool(flag) and not pad for flag, pad in zip(rows.truncated or [False] * len(rows.padding), rows.padding, strict=True)
+        bool(flag) and not pad
+        for flag, pad in zip(rows.truncated or [False] * len(rows.padding), rows.padding, strict=True)
     ]
     hit = {name for name, flag in zip(rows.trajectory, cut, strict=True) if flag}
     live = {name for name, pad in zip(rows.trajectory, rows.padding, strict=True) if not pad}
@@ -95,14 +96,16 @@ def settle_truncated(rows: Rows, policy: Truncated) -> tuple[Rows, dict[str, flo
     if policy == "drop":
         flags = [old or new for old, new in zip(rows.dropped, of_hit, strict=True)]
         return replace(rows, dropped=flags), counted
-    return replace(rows, rewards=torch.where(torch.tensor(of_hit), torch.zeros_like(rows.rewards), rows.rewards)), counted
+    return replace(
+        rows, rewards=torch.where(torch.tensor(of_hit), torch.zeros_like(rows.rewards), rows.rewards)
+    ), counted
 
 
 def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | None) -> Plan:
     """Return per-token weights whose sum over tokens of (ratio × weight) is the objective of Eq. 4.
 
-    With another `stage.loss` they are masked advantages, undivided. `controller` is the AEPO state, updated once; none: AEPO off. Raises ValueError for a group of one trajectory
-    that was not caused by drops.
+    With another `stage.loss` they are masked advantages, undivided. `controller` is the AEPO state, updated once; none:
+    AEPO off. Raises ValueError for a group of one trajectory that was not caused by drops.
     """
     mask = rows.response_mask.to(torch.bool)
     members: dict[str, list[int]] = defaultdict(list)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from qwenlong.core.config import RL_STAGES
-
 from qwenlong.training.selection_commands import app
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

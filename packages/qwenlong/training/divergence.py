@@ -126,8 +126,8 @@ class Detector:
         began = self._began(ENTROPY)
         bound = max(multiple * began, self.config.entropy_floor)
         text = (
-            f"batch entropy {mean:.4g} is above {bound:.4g} nats, the larger of entropy_multiple {multiple} of its start "
-            f"{began:.4g} and entropy_floor {self.config.entropy_floor}"
+            f"batch entropy {mean:.4g} is above {bound:.4g} nats, the larger of entropy_multiple {multiple} of its "
+            f"start {began:.4g} and entropy_floor {self.config.entropy_floor}"
         )
         return self._streak("entropy", step, mean > bound, text)
 

@@ -9,6 +9,8 @@ from qwenlong.core.config import EngineConfig
 
 #: Tokens per chunk of verl's fused head in torch.
 _FUSED_CHUNK = 512
+#: Entries of the vocabulary per block of the backward pass of verl's fused head in Triton.
+_FUSED_BLOCK = 9504
 
 
 def parameters(shape: Mapping[str, Any]) -> dict[str, int]:
@@ -32,9 +34,9 @@ def parameters(shape: Mapping[str, Any]) -> dict[str, int]:
 def training_bytes(shape: Mapping[str, Any], engine: EngineConfig, row: int) -> dict[str, float]:
     """Return bytes per GPU of an update whose micro-batch is one row of `row` tokens (or micro_batch_tokens per GPU).
 
-    weights: float32 weights, gradients and Adam's two moments, sharded over all GPUs. layer: the gathered weights of two
-    layers and of embedding and head, and one layer's float32 gradient before it is scattered. activations: the input of
-    each layer. working: one layer's intermediate values, forward and backward. head: logits, or their chunk.
+    weights: float32 weights, gradients and Adam's two moments, sharded over all GPUs. layer: the gathered weights of
+    two layers and of embedding and head, and one layer's float32 gradient before it is scattered. activations: the
+    input of each layer. working: one layer's intermediate values, forward and backward. head: logits, or their chunk.
     """
     count, memory = parameters(shape), engine.memory
     gpus = engine.nodes * engine.gpus_per_node
@@ -51,7 +53,8 @@ def training_bytes(shape: Mapping[str, Any], engine: EngineConfig, row: int) -> 
         # Logits, probabilities, one-hot and their difference of one chunk in float32; the head's gradient.
         head = _FUSED_CHUNK * vocabulary * 4 * 4 + vocabulary * hidden * wide
     elif memory.head == "fused_triton":
-        head = tokens * hidden * 4 + vocabulary * hidden * wide
+        # The gradient of one block's logits; the hidden states' and the head's gradients.
+        head = tokens * min(_FUSED_BLOCK, vocabulary) * wide + (tokens + vocabulary) * hidden * wide
     else:
         chunk = min(tokens, memory.head_chunk_tokens) if memory.head == "chunked_entropy" else tokens
         # Logits, their quotient by the temperature, their gradient; and float32 copies for the entropy.

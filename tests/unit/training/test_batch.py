@@ -16,7 +16,9 @@ from qwenlong.training.aepo import EntropyController
 from qwenlong.training.batch import Rows, plan, settle_truncated, shuffled
 
 
-def make(rewards, groups, tasks, lengths, entropies=None, turns=None, trajectories=None, dropped=None, padding=None, cut=()):
+def make(
+    rewards, groups, tasks, lengths, entropies=None, turns=None, trajectories=None, dropped=None, padding=None, cut=()
+):
     """Rows of given lengths; tokens outside the mask hold NaN, which must never show."""
     n, width = len(rewards), max(lengths)
     mask = torch.zeros(n, width, dtype=torch.bool)

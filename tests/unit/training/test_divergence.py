@@ -1,4 +1,4 @@
-"""Each rule stops at its step and no earlier, healthy runs never, and a resumed detector says what an unbroken one would."""
+"""Each rule stops at its step and no earlier, healthy runs never, a resumed detector says what an unbroken one does."""
 
 from __future__ import annotations
 

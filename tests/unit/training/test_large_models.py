@@ -98,6 +98,7 @@ LONG = StageConfig(max_input_tokens=120000, max_output_tokens=50000)
         ({"rollout": {"chunked_prefill": False}}, ("chunked_prefill", "8192", "170000")),
         ({"nodes": 7, "sequence_parallel": 8}, ("1024 rows", "7 data-parallel ranks", "group_size")),
         ({"platform": "cpu"}, ("sequence_parallel = 8", "cpu")),
+        ({"platform": "cpu", "sequence_parallel": 1, "memory": {"head": "fused_torch"}}, ("head = fused_torch", "cpu")),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused_with_value_and_remedy(tmp_path, change, words):
@@ -163,7 +164,11 @@ def test_each_setting_reaches_a_key_that_verl_has():
         "start_timeout_minutes": 7,
     }  # fmt: skip
     keys = large_models.keys(Config.model_construct(engine=EngineConfig(**engine)), prompt=5, response=6)
-    fsdp, rollout, model = "actor_rollout_ref.actor.fsdp_config.", "actor_rollout_ref.rollout.", "actor_rollout_ref.model."
+    fsdp, rollout, model = (
+        "actor_rollout_ref.actor.fsdp_config.",
+        "actor_rollout_ref.rollout.",
+        "actor_rollout_ref.model.",
+    )
     for name, value in {
         f"{model}enable_activation_offload": True, f"{model}use_fused_kernels": False,
         f"{model}override_config._experts_implementation": "grouped_mm",
@@ -243,7 +248,9 @@ def test_parameters_and_memory_of_the_published_model(paper):
     assert found["weights"] == pytest.approx(16 * count["all"] / 64)
     assert found["activations"] == 22000 * 2048 * 2 * 48
     logits = memory.training_bytes(
-        SHAPE, paper.engine.model_copy(update={"memory": paper.engine.memory.model_copy(update={"head": "logits"})}), 170000
+        SHAPE,
+        paper.engine.model_copy(update={"memory": paper.engine.memory.model_copy(update={"head": "logits"})}),
+        170000,
     )
     assert logits["head"] == 22000 * 151936 * (3 * 2 + 2 * 4) > 40e9 > 2e9 > found["head"]
     assert sum(found.values()) < 40e9

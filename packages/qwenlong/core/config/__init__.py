@@ -27,7 +27,6 @@ from qwenlong.core.config.models import (
     NanoTrainingConfig,
     ScratchConfig,
 )
-from qwenlong.core.config.section import Section
 from qwenlong.core.config.objectives import (
     ClipCovLoss,
     DapoLoss,
@@ -36,6 +35,7 @@ from qwenlong.core.config.objectives import (
     GspoLoss,
 )
 from qwenlong.core.config.parallel import MemoryConfig, RolloutConfig
+from qwenlong.core.config.section import Section
 from qwenlong.core.config.training import (
     AblationRow,
     AblationsConfig,

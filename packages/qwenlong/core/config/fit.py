@@ -20,22 +20,25 @@ def engine_faults(engine: EngineConfig) -> list[str]:
     if engine.platform == "cpu":
         if sp > 1:
             faults.append(f"engine.sequence_parallel = {sp}: platform cpu has none; set it to 1")
+        if engine.memory.head.startswith("fused_"):
+            faults.append(f"engine.memory.head = {engine.memory.head}: platform cpu has logits only; set it to logits")
         return faults
     if sp > 1 and engine.attention == "sdpa":
         faults.append(
-            f"engine.sequence_parallel = {sp} exchanges heads inside flash_attention_2 only; set engine.attention to it, "
-            "or sequence_parallel to 1"
+            f"engine.sequence_parallel = {sp} exchanges heads inside flash_attention_2 only; set engine.attention to "
+            "it, or sequence_parallel to 1"
         )
     if engine.gpus_per_node % tp:
         faults.append(
-            f"engine.tensor_parallel = {tp} does not divide gpus_per_node {engine.gpus_per_node}; a vLLM replica lies within "
-            "one machine, take a divisor"
+            f"engine.tensor_parallel = {tp} does not divide gpus_per_node {engine.gpus_per_node}; a vLLM replica "
+            "lies within one machine, take a divisor"
         )
     memory = engine.memory
     checkpointing = True if memory.gradient_checkpointing is None else memory.gradient_checkpointing
     if memory.activation_offload and not checkpointing:
         faults.append(
-            "engine.memory.activation_offload moves the activations that gradient_checkpointing keeps; set both, or neither"
+            "engine.memory.activation_offload moves the activations that gradient_checkpointing keeps; set both, or "
+            "neither"
         )
     if memory.cpu_offload_policy and (memory.parameter_offload or memory.optimizer_offload):
         faults.append(
@@ -54,8 +57,10 @@ def stage_faults(engine: EngineConfig, stage: StageConfig, name: str) -> list[st
     # Turns of the memory agent differ in number; their rows are filled up with rows that count for nothing.
     if memory is None and rows % ranks:
         faults.append(
-            f"{name}: batch_prompts {stage.batch_prompts} x group_size {stage.group_size} = {rows} rows do not divide among "
-            f"{ranks} data-parallel ranks (nodes x gpus_per_node / sequence_parallel); change batch_prompts or group_size"
+            f"{name}: batch_prompts {stage.batch_prompts} x group_size {stage.group_size} = {rows} rows do not "
+            "divide among "
+            f"{ranks} data-parallel ranks (nodes x gpus_per_node / sequence_parallel); change batch_prompts or "
+            "group_size"
         )
     if engine.platform == "cpu":
         return faults
@@ -71,13 +76,13 @@ def stage_faults(engine: EngineConfig, stage: StageConfig, name: str) -> list[st
     rollout = engine.rollout
     if rollout.max_model_len is not None and rollout.max_model_len < longest:
         faults.append(
-            f"{name}: a row may have {longest} tokens, engine.rollout.max_model_len is {rollout.max_model_len}; raise it, or "
-            "leave it out"
+            f"{name}: a row may have {longest} tokens, engine.rollout.max_model_len is {rollout.max_model_len}; "
+            "raise it, or leave it out"
         )
     if not rollout.chunked_prefill and rollout.max_batched_tokens < longest:
         faults.append(
-            f"{name}: without chunked_prefill engine.rollout.max_batched_tokens = {rollout.max_batched_tokens} must hold a "
-            f"whole row of {longest} tokens; turn chunked_prefill on, or raise it"
+            f"{name}: without chunked_prefill engine.rollout.max_batched_tokens = {rollout.max_batched_tokens} must "
+            f"hold a whole row of {longest} tokens; turn chunked_prefill on, or raise it"
         )
     return faults
 
@@ -91,14 +96,22 @@ def model_faults(engine: EngineConfig, longest: int, shape: Mapping[str, Any], s
     window = shape.get("max_position_embeddings")
     sp, tp = engine.sequence_parallel, engine.tensor_parallel
     if heads % sp:
-        faults.append(f"{source}: {heads} attention heads do not divide by engine.sequence_parallel = {sp}; take a divisor")
+        faults.append(
+            f"{source}: {heads} attention heads do not divide by engine.sequence_parallel = {sp}; take a divisor"
+        )
     if kv_heads % sp and sp % kv_heads:
-        faults.append(f"{source}: neither of {kv_heads} key-value heads and engine.sequence_parallel = {sp} divides the other")
+        faults.append(
+            f"{source}: neither of {kv_heads} key-value heads and engine.sequence_parallel = {sp} divides the other"
+        )
     if engine.platform == "cuda":
         if heads % tp:
-            faults.append(f"{source}: {heads} attention heads do not divide by engine.tensor_parallel = {tp}; take a divisor")
+            faults.append(
+                f"{source}: {heads} attention heads do not divide by engine.tensor_parallel = {tp}; take a divisor"
+            )
         if kv_heads % tp and tp % kv_heads:
-            faults.append(f"{source}: neither of {kv_heads} key-value heads and engine.tensor_parallel = {tp} divides the other")
+            faults.append(
+                f"{source}: neither of {kv_heads} key-value heads and engine.tensor_parallel = {tp} divides the other"
+            )
         if engine.rollout.expert_parallel and (not experts or experts % tp):
             faults.append(
                 f"{source}: {experts} experts do not spread over engine.tensor_parallel = {tp}; set "
@@ -111,7 +124,7 @@ def model_faults(engine: EngineConfig, longest: int, shape: Mapping[str, Any], s
             )
     if window is not None and longest > int(window):
         faults.append(
-            f"{source}: max_position_embeddings {window} is below the {longest} tokens a row may have; lower the stage's "
-            "max_input_tokens or max_output_tokens"
+            f"{source}: max_position_embeddings {window} is below the {longest} tokens a row may have; lower the "
+            "stage's max_input_tokens or max_output_tokens"
         )
     return faults

@@ -13,7 +13,7 @@ class MemoryConfig(Section):
     """What of a training step lies in GPU memory. Each saving costs time; platform cpu needs none of them."""
 
     gradient_checkpointing: bool | None = None
-    """Keep one activation per layer and compute the rest anew in the backward pass (a third more time); none: on cuda."""
+    """Keep one activation per layer, compute the rest anew in the backward pass (a third more time); none: on cuda."""
     activation_offload: bool = False
     """Keep those activations in host memory, fetched back layer by layer. Needs gradient_checkpointing."""
     parameter_offload: bool = False
@@ -29,12 +29,13 @@ class MemoryConfig(Section):
 
     logits: all logits at once. chunked_entropy: the same, with float32 copies for the entropy in chunks only.
     fused_torch: hidden states times the head in chunks of 512 tokens, forward and backward; never all logits; entropy
-    rounded to the computing dtype. fused_triton: the same in one kernel over blocks of the vocabulary, entropy in float32.
+    rounded to the computing dtype. fused_triton: the same in one kernel over blocks of the vocabulary, entropy in
+    float32.
     """
     head_chunk_tokens: Annotated[int, Field(ge=1)] = 2048
     """Tokens per chunk of chunked_entropy."""
     recompute_entropy: bool = False
-    """With logits or chunked_entropy: keep nothing of the entropy for a backward pass. It matters with an entropy loss."""
+    """With logits or chunked_entropy: keep nothing of the entropy for a backward pass, as an entropy loss has one."""
 
 
 class RolloutConfig(Section):

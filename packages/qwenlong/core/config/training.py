@@ -88,8 +88,8 @@ class StageConfig(Section):
     memory: MemoryRLConfig | None = None
     """Memory-agent rollouts instead of full-context ones."""
     truncated: Truncated = "keep"
-    """Trajectories with a response cut off at its limit: keep the rule's reward, give 0, or drop them as if the judge had
-    been out of reach. [assumed: keep]"""
+    """Trajectories with a response cut off at its limit: keep the rule's reward, give 0, or drop them as after a judge
+    outage. [assumed: keep]"""
     divergence: DivergenceConfig | None = DivergenceConfig()
     """When to stop by itself; none: never."""
     shuffle_rewards: bool = False
@@ -203,8 +203,8 @@ class EngineConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of computation; weights handed between stages are float32."""
     collective_timeout_minutes: Annotated[int, Field(ge=1)] = 10
-    """How long a rank waits for the others in one collective before the run fails; torch's value. Rank 0 alone reads the
-    weights from disk while the rest wait, and steps on long rows differ: raise it with the model."""
+    """How long a rank waits for the others in one collective before the run fails; torch's value. Raise it with the
+    model: rank 0 alone reads the weights from disk while the rest wait, and steps on long rows differ."""
     start_timeout_minutes: Annotated[int, Field(ge=1)] = 5
     """How long verl waits for its workers to come up on all nodes."""
     memory: MemoryConfig = MemoryConfig()

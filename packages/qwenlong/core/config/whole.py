@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
+from qwenlong.core.config.fit import engine_faults, stage_faults
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
@@ -15,7 +16,6 @@ from qwenlong.core.config.models import (
     MergeConfig,
     NanoTrainingConfig,
 )
-from qwenlong.core.config.fit import engine_faults, stage_faults
 from qwenlong.core.config.section import Section
 from qwenlong.core.config.training import (
     AblationRow,

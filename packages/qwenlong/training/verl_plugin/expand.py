@@ -51,7 +51,9 @@ def validate(whole: Any, name: str) -> None:
         for part in (whole.actor_rollout_ref.actor, whole.actor_rollout_ref.rollout, whole.algorithm):
             omega_conf_to_dataclass(part)
     except Exception as error:  # assertions, value errors, hydra's own
-        raise ConfigError(f"{name}: verl does not accept its configuration: {error}; change the key it names") from error
+        raise ConfigError(
+            f"{name}: verl does not accept its configuration: {error}; change the key it names"
+        ) from error
 
 
 def _of_no_machine(value: Any) -> Any:

@@ -34,11 +34,11 @@ class Guard:
         """Return the error of a verdict: step, values, bounds, the last good checkpoint, what to change."""
         good = newest_before(self.root, _before(verdict.since))
         where = (
-            f"The last checkpoint known to be good is {good}; copy it away before settings are changed, since those of other "
-            "settings are removed"
+            f"The last checkpoint known to be good is {good}; copy it away before settings are changed, since those of "
+            "other settings are removed"
             if good is not None
-            else "No checkpoint is known to be good (one is when the step after it was well); a smaller training.save_every "
-            "makes more of them"
+            else "No checkpoint is known to be good (one is when the step after it was well); a smaller "
+            "training.save_every makes more of them"
         )
         return Diverged(
             f"stopped at step {verdict.step}, diverged since step {verdict.since} ({verdict.rule}): {verdict.text}. "
@@ -60,5 +60,5 @@ class Guard:
 
 
 def _before(since: int) -> int:
-    """Return the step before which a checkpoint is known to be good: the weights of step k are measured by step k + 1."""
+    """Return the step before which checkpoints are known to be good: step k + 1 measures the weights of step k."""
     return since - 1

@@ -87,8 +87,8 @@ def check(config: Config, stage: StageConfig, model: Path) -> None:
     faults = model_faults(config.engine, sum(row_limits(stage)), shape, str(file))
     if config.engine.sequence_parallel > 1 and attention(config) != "flash_attention_2":
         faults.append(
-            f"engine.sequence_parallel = {config.engine.sequence_parallel} exchanges heads inside flash_attention_2 only, "
-            f"and engine.attention is {attention(config)}; install flash-attn, or set sequence_parallel to 1"
+            f"engine.sequence_parallel = {config.engine.sequence_parallel} exchanges heads inside flash_attention_2 "
+            f"only, and engine.attention is {attention(config)}; install flash-attn, or set sequence_parallel to 1"
         )
     if faults:
         raise ConfigError("\n".join(faults))

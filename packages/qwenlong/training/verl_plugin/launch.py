@@ -60,8 +60,8 @@ def overrides(
     cpu = engine.platform == "cpu"
     memory = stage.memory
     prompt, response = large_models.row_limits(stage)
-    # Rows differ in number and length (turns!), so micro-batches are filled by tokens, at least one whole row each. verl
-    # multiplies the number by the sequence-parallel size.
+    # Rows differ in number and length (turns!), so micro-batches are filled by tokens, at least one whole row each.
+    # verl multiplies the number by the sequence-parallel size.
     micro = max(engine.micro_batch_tokens, -(-(prompt + response) // engine.sequence_parallel))
     precision = {"float32": "fp32", "bfloat16": "bf16"}[engine.dtype]
     actor = "actor_rollout_ref.actor"

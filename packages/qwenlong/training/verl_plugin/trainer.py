@@ -176,7 +176,7 @@ class QwenlongTrainer(PPOTrainerSync):
         return batch
 
     def _watch(self, metrics: dict[str, Any]) -> None:
-        """Raise Diverged when the run is to stop: after the update and before a checkpoint; the step's metrics are kept."""
+        """Raise Diverged when the run is to stop, after the update and before a checkpoint; its metrics are kept."""
         found = self.guard.verdict(self.global_steps, _numbers(metrics))
         if found is not None:
             self._append_metrics(metrics)
