@@ -23,6 +23,23 @@ ROWS = {
     "sequence_clip_high_entropy": ({"table4"}, False, "grpo", ("sequence", "high"), False),
     "aepo": ({"table5"}, False, "grpo", None, True),
     "aepo_balanced_task_std": ({"extra"}, True, "task_std", None, True),
+    "aepo_released": ({"extra"}, False, "grpo", None, True),
+    "dapo": ({"extra"}, False, "grpo", None, False),
+    "gspo": ({"extra"}, False, "grpo", None, False),
+    "clip_cov": ({"extra"}, False, "grpo", None, False),
+}
+# Published values of the losses that verl has; all other rows train with Eq. 4's.
+LOSSES = {
+    "dapo": {"kind": "dapo", "clip_low": 0.2, "clip_high": 0.28, "dual_clip": 10.0},
+    "gspo": {"kind": "gspo", "clip_low": 3e-4, "clip_high": 4e-4},
+    "clip_cov": {
+        "kind": "clip_cov",
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "share": 2e-4,
+        "covariance_low": 1.0,
+        "covariance_high": 5.0,
+    },
 }
 K = 1000
 
@@ -63,6 +80,18 @@ def test_schema_describes_every_key(root):
     assert bare == []
 
 
+def test_a_partial_section_of_a_stage_keeps_the_rest_of_training():
+    config = Config.model_validate(
+        {
+            "training": {"aepo": {"low": 0.3, "high": 0.4}, "divergence": {"patience": 3}},
+            "stages": {"rl_1": {"aepo": {"variant": "released"}}, "rl_2": {"aepo": None, "divergence": {"window": 2}}},
+        }
+    )
+    first, second = config.stage("rl_1"), config.stage("rl_2")
+    assert (first.aepo.low, first.aepo.high, first.aepo.variant) == (0.3, 0.4, "released")
+    assert second.aepo is None and (second.divergence.patience, second.divergence.window) == (3, 2)
+
+
 @pytest.mark.parametrize("config", ["laptop", "h200", "paper"])
 def test_ablation_rows_are_those_of_the_tables(root, config):
     found = config_files.load(root / "configs" / f"{config}.yaml")
@@ -74,8 +103,10 @@ def test_ablation_rows_are_those_of_the_tables(root, config):
         assert (stage.balanced, stage.advantage, stage.aepo is not None) == (balanced, advantage, aepo)
         assert (stage.clipping and (stage.clipping.level, stage.clipping.side)) == clipping
         assert stage.steps == found.ablations.stage.steps
+        assert stage.loss.model_dump() == LOSSES.get(row.name, {"kind": "group_token"})
         if aepo:
-            assert stage.aepo == found.training.aepo
+            released = {"variant": "released", "denominator": "surviving"} if row.name == "aepo_released" else {}
+            assert stage.aepo == found.training.aepo.model_copy(update=released)
 
 
 def test_paper_has_the_papers_values(root):
