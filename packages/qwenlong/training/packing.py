@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Ids = Sequence[int] | Tensor
+Ids: TypeAlias = Sequence[int] | Tensor
 
 
 @dataclass(frozen=True)
