@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from qwenlong.core.config import AEPOConfig, StageConfig
+from qwenlong.core.config.objectives import Truncated
 from qwenlong.training import advantages, aepo, clipping, losses
 
 
@@ -26,6 +27,7 @@ class Rows:
     group, trajectory, turn, task, dropped, padding: length N. `trajectory` is unique in the batch. `padding` rows
     are in no statistic and no denominator; `dropped` marks rows of trajectories whose reward could not be had.
     rewards: [N], the trajectory's reward, the same on each of its rows. entropies, response_mask: [N, T].
+    truncated: length N, or empty for none: whether a response of the row's trajectory was cut off at its limit.
     """
 
     group: Sequence[str]
@@ -37,11 +39,16 @@ class Rows:
     padding: Sequence[bool]
     entropies: Tensor
     response_mask: Tensor
+    truncated: Sequence[bool] = ()
 
 
 @dataclass
 class Plan:
-    """What the update needs: `weights` [N, T] = A_i × mask / (groups × tokens of the group), and what to log."""
+    """What the update needs: `weights` [N, T] and what to log.
+
+    For the loss of Eq. 4 they are A_i × mask / (groups × tokens of the group); for verl's own losses, which divide by
+    themselves, A_i × mask.
+    """
 
     weights: Tensor
     metrics: dict[str, float] = field(default_factory=dict)
@@ -69,12 +76,37 @@ def shuffled(rows: Rows, seed: int) -> Rows:
     return replace(rows, rewards=rewards)
 
 
+def settle_truncated(rows: Rows, policy: Truncated) -> tuple[Rows, dict[str, float]]:
+    """Return the rows with `policy` applied to truncated trajectories, and how many there are to log.
+
+    keep: as they are. zero_reward: their reward is 0. drop: dropped, as if their reward could not be had. Comes before
+    `shuffled`: a reward taken away afterwards would teach the control something.
+    """
+    cut = [
+        bool(flag) and not pad
+        for flag, pad in zip(rows.truncated or [False] * len(rows.padding), rows.padding, strict=True)
+    ]
+    hit = {name for name, flag in zip(rows.trajectory, cut, strict=True) if flag}
+    live = {name for name, pad in zip(rows.trajectory, rows.padding, strict=True) if not pad}
+    counted = {"rollout/truncated": float(len(hit)), "rollout/truncated_share": len(hit) / len(live) if live else 0.0}
+    if policy == "keep" or not hit:
+        return rows, counted
+    # A turn's flag stands for its whole trajectory.
+    of_hit = [name in hit and not pad for name, pad in zip(rows.trajectory, rows.padding, strict=True)]
+    if policy == "drop":
+        flags = [old or new for old, new in zip(rows.dropped, of_hit, strict=True)]
+        return replace(rows, dropped=flags), counted
+    return replace(
+        rows, rewards=torch.where(torch.tensor(of_hit), torch.zeros_like(rows.rewards), rows.rewards)
+    ), counted
+
+
 def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | None) -> Plan:
     """Return per-token weights whose sum over tokens of (ratio × weight) is the objective of Eq. 4.
 
-    `controller` is the AEPO state, updated once; none: AEPO off. It is not updated by a batch of which every rollout
-    was dropped or is empty: that has no entropy. Raises ValueError for a group of one trajectory that was not caused
-    by drops, and for a reward that is not finite.
+    With another `stage.loss` they are masked advantages, undivided. `controller` is the AEPO state, updated once; none:
+    AEPO off. It is not updated by a batch of which every rollout was dropped or is empty: that has no entropy. Raises
+    ValueError for a group of one trajectory that was not caused by drops, and for a reward that is not finite.
     """
     mask = rows.response_mask != 0
     members: dict[str, list[int]] = defaultdict(list)
@@ -114,9 +146,11 @@ def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | No
     removed = (keep == 0) & tokens
     metrics["clipping/token_share"] = float(removed.sum() / tokens.sum())
 
-    # A group whose responses are all empty, or all masked where the denominator is `surviving`, is not counted.
-    token_weight = losses.surviving_token_weights(counted, groups)
-    scaled = (advantage * token_weight).to(torch.float32).unsqueeze(1) * keep
+    scale = advantage
+    if stage.loss.kind == "group_token":
+        # A group whose responses are all empty, or all masked where the denominator is `surviving`, is not counted.
+        scale = advantage * losses.surviving_token_weights(counted, groups)
+    scaled = scale.to(torch.float32).unsqueeze(1) * keep
     _split(scaled, [members[name] for name in kept], mask, weights)
     metrics |= _describe(rewards, advantage, lengths, groups, tasks)
     metrics["aepo/skipped"] = float(not bool((weights != 0).any()))
