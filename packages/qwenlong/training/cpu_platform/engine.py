@@ -36,9 +36,11 @@ class CPUFSDP2Engine(transformer_impl.FSDPEngineWithLMHead):
     ) -> Any:
         """Run the batch in micro-batches that keep rows of one prompt together.
 
-        With several ranks verl splits it, since all of them need the same number of micro-batches.
+        With several ranks verl splits it, since all of them need the same number of micro-batches, and where a number
+        of rows is asked for.
         """
-        if self.get_data_parallel_size() > 1:
+        by_tokens = tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True)
+        if self.get_data_parallel_size() > 1 or not by_tokens:
             return super().forward_backward_batch(data, loss_function, forward_only)
         with _replaced(transformer_impl, "prepare_micro_batches", _micro_batches):
             return super().forward_backward_batch(data, loss_function, forward_only)
