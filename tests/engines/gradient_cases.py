@@ -52,8 +52,8 @@ def _named(case: Case, words: str) -> Case:
     return replace(case, name=f"{words}, {case.layout}, {_micro_name(case.micro)}")
 
 
-def cases(ranks: int) -> list[Case]:
-    """Return the cases of a number of ranks."""
+def cases(ranks: int, brief: bool = False) -> list[Case]:
+    """Return the cases of a number of ranks; `brief`: those in which AEPO masks, and the wrong ones."""
     one = Case("")
     found = []
     for layout in ("flat", "memory"):
@@ -85,7 +85,7 @@ def cases(ranks: int) -> list[Case]:
     if ranks > 1:
         # One rank's own token count is the batch's.
         found += [_named(replace(one, wrong="own tokens"), "wrong: ranks divide by their own tokens")]
-    return found
+    return [case for case in found if not brief or case.aepo == MASKS or case.wrong]
 
 
 def stage(case: Case, rows: list[Row], threshold: float | None) -> dict[str, Any]:

@@ -86,10 +86,11 @@ class Comparison:
         """Return one record per case, empty on ranks other than the first."""
         import torch.distributed as dist
         from gradient_cases import cases, stage
+        from gradient_reference import gradient
         from gradient_worker import Actor, configuration, update
 
         actor, records = None, []
-        for case in cases(dist.get_world_size()):
+        for case in cases(dist.get_world_size(), brief=self.name == "experts"):
             if self.options.only and self.options.only not in case.name:
                 continue
             rows = case.rows(dist.get_world_size())
@@ -104,8 +105,6 @@ class Comparison:
                 continue
             key = (case.layout, len(rows), objective)
             if key not in self.known:
-                from gradient_reference import gradient
-
                 self.known[key] = gradient(self.model, rows, objective)
             kind = type(actor.engine)
             records.append(
@@ -141,15 +140,9 @@ class Comparison:
 
 def work(rank: int, options: argparse.Namespace, models: dict[str, Path], port: int, out: Path) -> None:
     """Run all cases as one rank."""
-    from qwenlong.core.config import Config
-    from qwenlong.training.verl_plugin import launch
-
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": options.ranks, "LOCAL_WORLD_SIZE": options.ranks}
     os.environ.update({name: str(value) for name, value in places.items()})
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
-    # What every process of a training run has, before verl is imported.
-    os.environ.update(launch.environment(Config.model_validate({"engine": {"platform": options.device}})))
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.ranks))
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     import verl  # noqa: F401  registers the project's parts
     from verl.utils.device import get_torch_device
@@ -170,6 +163,13 @@ def work(rank: int, options: argparse.Namespace, models: dict[str, Path], port: 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Start the ranks, wait for them and return their records."""
+    from qwenlong.core.config import Config
+    from qwenlong.training.verl_plugin import launch
+
+    # What every process of a training run has before it imports torch and verl. Tiny models gain nothing from threads.
+    threads = max(1, (os.cpu_count() or 1) // options.ranks) if options.model else 1
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.update(launch.environment(Config.model_validate({"engine": {"platform": options.device}})))
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -186,7 +186,9 @@ def failures(records: list[dict[str, Any]]) -> list[str]:
     for one in records:
         worst = max(one["element"], one["norm"])
         if not (worst > 100 * TOLERANCE if one["wrong"] else worst <= TOLERANCE):
-            found.append("{ranks} ranks, {model}, {engine}, {case}: element {element:.1e}, norm {norm:.1e}".format(**one))
+            found.append(
+                "{ranks} ranks, {model}, {engine}, {case}: element {element:.1e}, norm {norm:.1e}".format(**one)
+            )
     return found
 
 

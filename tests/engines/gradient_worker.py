@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import torch
 import torch.distributed as dist
 import transfer_queue
 from gradient_batch import ROWS, Row
-from gradient_cases import TOKENS, Case, stage
+from gradient_cases import TOKENS, Case
 from gradient_reference import Objective, advantages
+from omegaconf import OmegaConf
 from tensordict import NonTensorData, TensorDict
 from verl.trainer.ppo.core_algos import get_policy_loss_fn, register_policy_loss
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
@@ -71,7 +73,7 @@ class Store:
     ) -> transfer_queue.KVBatchMeta:
         """Write fields and tags of some rows; nothing while frozen."""
         if not self.frozen:
-            for name, values in (fields.items() if fields is not None else ()):
+            for name, values in fields.items() if fields is not None else ():
                 parts = values.unbind() if torch.is_tensor(values) else values.tolist()
                 for key, value in zip(keys, parts, strict=True):
                     self.rows.setdefault(key, {})[name] = value
@@ -124,8 +126,8 @@ class Ranks:
         self.store, self.worker = store, worker
         self._dispatch_info = {"actor": list(range(dist.get_world_size()))}
 
-    def part(self, batch: transfer_queue.KVBatchMeta) -> tuple[list[str], TensorDict]:
-        """Return keys and rows of this rank, with the batch's own settings beside them."""
+    def part(self, batch: transfer_queue.KVBatchMeta) -> TensorDict:
+        """Return the rows of this rank, with the batch's own settings beside them."""
         own = batch.chunk(dist.get_world_size())[dist.get_rank()]
         data = self.store.get(own.keys, PARTITION)
         for name, value in own.extra_info.items():
@@ -133,25 +135,25 @@ class Ranks:
                 data[name] = value
             else:
                 tu.assign_non_tensor_data(tensor_dict=data, key=name, val=value)
-        return own.keys, data
+        return data
 
     def compute_log_prob(self, batch: transfer_queue.KVBatchMeta) -> transfer_queue.KVBatchMeta:
         """Write log-probabilities and entropies of all ranks to the store."""
-        keys, data = self.part(batch)
-        output = self.worker.compute_log_prob(data)
-        mine = (keys, {name: list(output[name].unbind()) for name in ("log_probs", "entropy")})
+        output = self.worker.compute_log_prob(self.part(batch))
+        mine = {name: list(output[name].unbind()) for name in ("log_probs", "entropy")}
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, mine)
-        for of, values in everyone:
-            for name, parts in values.items():
-                for key, value in zip(of, parts, strict=True):
-                    self.store.rows[key][name] = value
+        # By place: verl gives rows that pad a random name, another one on each rank here.
+        for name in mine:
+            values = [value for one in everyone for value in one[name]]
+            for key, value in zip(batch.keys, values, strict=True):
+                self.store.rows[key][name] = value
         return batch
 
     def update_actor(self, batch: transfer_queue.KVBatchMeta) -> TensorDict:
         """Run this rank's part of the update and return its metrics."""
         global _own_factor
-        _, data = self.part(batch)
+        data = self.part(batch)
         tokens = data["response_mask"].values().sum().double()
         whole = tokens.clone()
         dist.all_reduce(whole)
@@ -161,7 +163,7 @@ class Ranks:
 
 def configuration(settings: dict[str, Any], model: Path, device: str, micro: int | None, dtype: str) -> Any:
     """Return verl's configuration as a stage of training makes it; learning rate 0, so that cases share a worker."""
-    config = Config.model_validate(
+    settings_of_run = Config.model_validate(
         {
             "run": {"seed": 3},
             "engine": {
@@ -174,7 +176,7 @@ def configuration(settings: dict[str, Any], model: Path, device: str, micro: int
     )
     place = model.parent
     values = launch.overrides(
-        config,
+        settings_of_run,
         StageConfig.model_validate(settings),
         samples=place / "samples.parquet",
         documents=place / "documents.parquet",
@@ -191,7 +193,16 @@ def configuration(settings: dict[str, Any], model: Path, device: str, micro: int
             f"{rollout}.log_prob_use_dynamic_bsz": False,
             f"{rollout}.log_prob_micro_batch_size_per_gpu": micro,
         }
-    return launch.build_config(values)
+    # As `build_config` does; reading verl's files costs most of a case, so it is done once.
+    config = deepcopy(_defaults())
+    for name, value in values.items():
+        OmegaConf.update(config, name, value, merge=False, force_add=True)
+    return config
+
+
+@cache
+def _defaults() -> Any:
+    return launch.build_config({})
 
 
 @contextmanager
@@ -299,4 +310,3 @@ def _write_advantages(store: Store, rows: Sequence[Row], objective: Objective) -
     for row in rows:
         fields = store.rows[f"{row.group}_{row.trajectory}_{row.turn}"]
         fields["advantages"] = torch.full_like(fields["advantages"], of[row.group, row.trajectory])
-
