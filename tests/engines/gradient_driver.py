@@ -1,7 +1,7 @@
 """Gradients of verl's own engine worker against the equations, case by case; without Ray and pytest.
 
     python tests/engines/gradient_driver.py [--device cpu|cuda] [--ranks N] [--model DIR] [--dtype float32|bfloat16]
-        [--engines ours stock] [--only WORDS] --out F.json
+        [--engines ours stock] [--only PATTERN] --out F.json
     python tests/engines/gradient_driver.py --table F.json [G.json …] --out benchmarks/gradient_parity.md
 
 Without --model two tiny random models are used, one dense and one mixture of experts. Errors are relative: `element` is
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -91,7 +92,7 @@ class Comparison:
 
         actor, records = None, []
         for case in cases(dist.get_world_size(), brief=self.name == "experts"):
-            if self.options.only and self.options.only not in case.name:
+            if self.options.only and not re.search(self.options.only, case.name):
                 continue
             rows = case.rows(dist.get_world_size())
             objective = self.objective(case, rows)
@@ -200,7 +201,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, help="folder of a real model with at least 320 tokens")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--engines", nargs="+", choices=("ours", "stock"), default=["ours", "stock"])
-    parser.add_argument("--only", help="cases whose names hold these words")
+    parser.add_argument("--only", help="regular expression: cases whose names match")
     parser.add_argument("--table", type=Path, nargs="+", help="measured files to write as Markdown")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()

@@ -16,11 +16,13 @@ of the 2-norm. Limit in float32: 1e-4. The last rows are deliberate faults, whic
 def table(files: list[dict[str, Any]]) -> str:
     """Return the document for the results of some runs of the driver."""
     text = _HEAD
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in files:
-        for ranks in sorted({case["ranks"] for case in one["cases"]}):
-            chosen = [case for case in one["cases"] if case["ranks"] == ranks]
-            text += f"\n## {one['device']}, {one['dtype']}, {ranks} rank{'s' if ranks > 1 else ''}\n"
-            text += f"\ntorch {one['torch']}. Engines: {_engines(chosen)}.\n\n{_rows(chosen)}"
+        for case in one["cases"]:
+            found.setdefault((one["device"], one["dtype"], one["torch"], case["ranks"]), []).append(case)
+    for (device, dtype, torch, ranks), cases in sorted(found.items()):
+        text += f"\n## {device}, {dtype}, {ranks} rank{'s' if ranks > 1 else ''}\n"
+        text += f"\ntorch {torch}. Engines: {_engines(cases)}.\n\n{_rows(cases)}"
     return text
 
 
