@@ -24,7 +24,6 @@ from gradient_cases import TOKENS, Case
 from gradient_reference import Objective, advantages
 from omegaconf import OmegaConf
 from tensordict import NonTensorData, TensorDict
-from verl.trainer.ppo.core_algos import get_policy_loss_fn, register_policy_loss
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
@@ -35,19 +34,10 @@ from verl.workers.utils.losses import ppo_loss
 
 from qwenlong.core.config import Config, StageConfig
 from qwenlong.training.verl_plugin import launch
-from qwenlong.training.verl_plugin.loss import NAME, group_token_loss
+from qwenlong.training.verl_plugin.loss import NAME
 from qwenlong.training.verl_plugin.trainer import QwenlongTrainer
 
 PARTITION = "train"
-OWN_TOKENS = "gradient_parity_own_tokens"
-_own_factor = 1.0
-
-
-@register_policy_loss(OWN_TOKENS)
-def own_tokens_loss(**kwargs: Any) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Our loss made wrong: every rank divides by its own tokens where it should by the batch's."""
-    loss, metrics = group_token_loss(**kwargs)
-    return loss * _own_factor, metrics
 
 
 class Store:
@@ -122,8 +112,8 @@ class Store:
 class Ranks:
     """The worker group as the trainer sees it: this rank's worker gets its part, answers are put together."""
 
-    def __init__(self, store: Store, worker: ActorRolloutRefWorker) -> None:
-        self.store, self.worker = store, worker
+    def __init__(self, store: Store, worker: ActorRolloutRefWorker, own_tokens: bool) -> None:
+        self.store, self.worker, self.own_tokens = store, worker, own_tokens
         self._dispatch_info = {"actor": list(range(dist.get_world_size()))}
 
     def part(self, batch: transfer_queue.KVBatchMeta) -> TensorDict:
@@ -152,13 +142,22 @@ class Ranks:
 
     def update_actor(self, batch: transfer_queue.KVBatchMeta) -> TensorDict:
         """Run this rank's part of the update and return its metrics."""
-        global _own_factor
         data = self.part(batch)
-        tokens = data["response_mask"].values().sum().double()
-        whole = tokens.clone()
-        dist.all_reduce(whole)
-        _own_factor = float(whole / tokens / dist.get_world_size())
+        if self.own_tokens:
+            # A fault: each rank divides by the tokens of a group among its own rows, and ranks are averaged.
+            own, whole = _tokens(data), _tokens(self.store.get(batch.keys, PARTITION, ["uid", "response_mask"]))
+            factors = [whole[group] / own[group] / dist.get_world_size() for group in data["uid"]]
+            rows = [row * factor for row, factor in zip(data["advantages"].unbind(), factors, strict=True)]
+            data["advantages"] = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
         return self.worker.update_actor(data)
+
+
+def _tokens(data: TensorDict) -> dict[str, int]:
+    """Return the response tokens of each group among some rows."""
+    found: dict[str, int] = {}
+    for group, mask in zip(data["uid"], data["response_mask"].unbind(), strict=True):
+        found[group] = found.get(group, 0) + int(mask.sum())
+    return found
 
 
 def configuration(settings: dict[str, Any], model: Path, device: str, micro: int | None, dtype: str) -> Any:
@@ -265,13 +264,13 @@ def update(actor: Actor, case: Case, rows: list[Row], objective: Objective, conf
     """Run one step of training on `rows` and return its metrics; `actor.gradient` then holds its gradient."""
     store = Store()
     transfer_queue.kv_batch_get, transfer_queue.kv_batch_put = store.get, store.put
-    loss_mode = {"token-mean": "vanilla", "own tokens": OWN_TOKENS}.get(case.wrong or "", NAME)
-    assert get_policy_loss_fn(loss_mode) and config.actor_rollout_ref.actor.policy_loss.loss_mode == NAME
+    loss_mode = "vanilla" if case.wrong == "token-mean" else NAME
+    assert config.actor_rollout_ref.actor.policy_loss.loss_mode == NAME
     config.actor_rollout_ref.actor.policy_loss.loss_mode = loss_mode
     actor.settle(config)
     trainer = QwenlongTrainer(config)
     trainer.global_steps = 1
-    trainer.actor_rollout_wg = Ranks(store, actor.worker)
+    trainer.actor_rollout_wg = Ranks(store, actor.worker, case.wrong == "own tokens")
     trainer.tokenizer = actor.worker.actor.model_config.tokenizer
     metrics: dict[str, Any] = {}
     batch = store.fill(rows, case.drops)
