@@ -91,7 +91,7 @@ def test_a_run_that_diverges_stops_with_reason_and_checkpoint(world):
 
 @pytest.mark.parametrize("loss", ["dapo", "gspo", "clip_cov"])
 def test_verls_losses_are_the_means_that_are_claimed(loss):
-    """verl's function, with the actor's configuration that our settings make, against the mean written down by hand."""
+    """The function of verl, with the configuration that our settings make, against the mean written down by hand."""
     import torch
     from verl.trainer.ppo.core_algos import get_policy_loss_fn
     from verl.utils.config import omega_conf_to_dataclass
