@@ -104,7 +104,7 @@ def test_verls_losses_are_the_means_that_are_claimed(loss):
     actor = omega_conf_to_dataclass(expand(config, "rl_1", config.stage("rl_1"), paths).actor_rollout_ref.actor)
     torch.manual_seed(0)
     rows, width, ranks = 6, 9, 2
-    lengths = torch.tensor([9, 1, 4, 7, 2, 5])
+    lengths = torch.tensor([9, 1, 4, 7, 2, 8])
     mask = torch.arange(width) < lengths[:, None]
     advantages = torch.randn(rows, 1).expand(rows, width) * mask
     old = -torch.rand(rows, width)
