@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from qwenlong.core import config_files
-from qwenlong.core.config import Config
+from qwenlong.core.config import Config, EngineConfig
 
 SHIPPED = ("default", "laptop", "tiny", "nano", "nano_rl", "h200", "paper")
 ROWS = {
@@ -176,3 +176,23 @@ def test_assumed_and_conflicting_values_of_the_paper_are_marked(root):
     ):
         assert "[assumed" in marked[key] or "[conflict" in marked[key], f"{key} carries no mark"
     assert yaml.safe_load(text)["run"]["name"] == "paper"
+
+
+@pytest.mark.parametrize(
+    ("engine", "packs"),
+    [
+        ({"platform": "cuda"}, True),
+        ({"platform": "cuda", "packed": False}, False),
+        ({"platform": "cuda", "sequence_parallel": 2}, False),
+        ({"platform": "cuda", "memory": {"head": "fused_triton"}}, False),
+        ({"platform": "cpu", "packed": False}, True),
+    ],
+)
+def test_rows_are_packed_unless_something_excludes_it(engine, packs):
+    assert EngineConfig.model_validate(engine).packs is packs
+
+
+@pytest.mark.parametrize("change", [{"sequence_parallel": 2}, {"memory": {"head": "fused_torch"}}])
+def test_packed_rows_exclude_what_they_cannot_do(change):
+    with pytest.raises(ValueError, match="packed rows"):
+        EngineConfig.model_validate({"platform": "cuda", "packed": True} | change)

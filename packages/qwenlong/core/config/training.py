@@ -186,8 +186,11 @@ class EngineConfig(Section):
     """vLLM tensor parallelism."""
     sequence_parallel: Annotated[int, Field(ge=1)] = 1
     """Ulysses sequence parallelism in training: GPUs that share one row. Needs flash_attention_2."""
+    packed: bool | None = None
+    """Rows of a group behind one copy of their prompt, logits in chunks (docs/training.md). It excludes sequence
+    parallelism and other heads; false: verl's own engine; none: packed unless one of these is set. Always so on cpu."""
     attention: Literal["auto", "flash_attention_2", "sdpa"] = "auto"
-    """Attention in training; auto: flash_attention_2 where the package is installed, else sdpa (always on cpu)."""
+    """Attention in verl's own engine; auto: flash_attention_2 where the package is installed, else sdpa."""
     experts: Literal["grouped_mm", "batched_mm", "eager"] | None = None
     """How transformers computes a mixture of experts; none: its own choice. verl's FSDP2 shards experts like any other
     parameter, trains the router, adds no load-balancing loss, and has no replay of the rollout's routes."""
@@ -198,6 +201,8 @@ class EngineConfig(Section):
     """Cap of Ray's object store, in MB."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.6
     """vLLM's share of GPU memory."""
+    release_rollout_memory: bool = True
+    """vLLM gives its memory back while the policy is trained. False saves the time where both fit at once."""
     enforce_eager: bool = False
     """vLLM without CUDA graphs."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -211,3 +216,27 @@ class EngineConfig(Section):
     """Memory of training."""
     rollout: RolloutConfig = RolloutConfig()
     """vLLM."""
+
+    @model_validator(mode="after")
+    def _rows(self) -> EngineConfig:
+        if self.platform == "cuda" and self.packed:
+            if self.sequence_parallel > 1:
+                raise ValueError(
+                    f"packed rows cannot be split over a sequence (sequence_parallel = {self.sequence_parallel}); "
+                    "leave packed out, or set sequence_parallel to 1"
+                )
+            if self.memory.head != "logits":
+                raise ValueError(
+                    f"packed rows have a chunked head of their own (memory.head = {self.memory.head}); "
+                    "leave packed or memory.head out"
+                )
+        return self
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows are packed."""
+        if self.platform == "cpu":
+            return True
+        if self.packed is None:
+            return self.sequence_parallel == 1 and self.memory.head == "logits"
+        return self.packed

@@ -23,13 +23,15 @@ MODULES = "qwenlong.training.verl_plugin.register"
 #: Free bytes below which a failure is put down to the disk.
 _FULL = 2**20
 CPU_PLATFORM = "qwenlong.training.cpu_platform.platform"
+CUDA_ENGINE = "qwenlong.training.verl_plugin.cuda_engine"
 
 
 def environment(config: Config) -> dict[str, str]:
     """Return the environment variables that every process of the run needs before it imports verl."""
     cpu = config.engine.platform == "cpu"
+    modules = [CPU_PLATFORM, MODULES] if cpu else [MODULES, *[CUDA_ENGINE] * config.engine.packs]
     variables = {
-        "VERL_USE_EXTERNAL_MODULES": f"{CPU_PLATFORM},{MODULES}" if cpu else MODULES,
+        "VERL_USE_EXTERNAL_MODULES": ",".join(modules),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_DASHBOARD": "1",
         "RAY_DEDUP_LOGS": "0",
@@ -119,10 +121,10 @@ def overrides(
         f"{rollout}.tensor_model_parallel_size": engine.tensor_parallel,
         f"{rollout}.gpu_memory_utilization": engine.gpu_memory_utilization,
         f"{rollout}.enforce_eager": engine.enforce_eager,
-        f"{rollout}.free_cache_engine": not cpu,
+        f"{rollout}.free_cache_engine": engine.release_rollout_memory and not cpu,
         f"{rollout}.log_prob_use_dynamic_bsz": True,
         f"{rollout}.log_prob_max_token_len_per_gpu": micro,
-        f"{rollout}.agent.num_workers": 1 if cpu else engine.nodes * 4,
+        f"{rollout}.agent.num_workers": 1 if cpu else engine.nodes * 8,
         f"{rollout}.agent.default_agent_loop": "qwenlong_memory" if memory is not None else "qwenlong_single",
         "algorithm.adv_estimator": "grpo",
         "algorithm.use_kl_in_reward": False,
@@ -151,6 +153,7 @@ def overrides(
             "stage": stage.model_dump(mode="json"),
             "seed": derive(config.run.seed, "sampler"),
             "metrics": str(state / "metrics.jsonl"),
+            "packed": engine.packs,
         },
         **loss_keys(stage),
         **large_models.keys(config, prompt=prompt, response=response),

@@ -20,11 +20,14 @@ from verl.workers.utils.padding import response_to_nested
 
 from qwenlong.core.config import StageConfig
 from qwenlong.core.seeds import derive
+from qwenlong.training.balance import by_group
 from qwenlong.training.batch import Rows, plan, settle_truncated, shuffled
 from qwenlong.training.divergence import ENTROPY
 from qwenlong.training.verl_plugin.checkpoint import METRICS, finish, prune
 from qwenlong.training.verl_plugin.dataset import SampledLoader
+from qwenlong.training.verl_plugin.engine import SKIP_IDLE
 from qwenlong.training.verl_plugin.guard import Guard
+from qwenlong.training.verl_plugin.judging import Silence, outcome_metrics
 
 NAME = "qwenlong"
 
@@ -46,6 +49,7 @@ class QwenlongTrainer(PPOTrainerSync):
         with open_dict(config):
             # The base class branches on the name of its own mode.
             config.trainer.v1.trainer_mode = "sync"
+        self._judge_silence = Silence()
         self.train_dataloader_it: Any = None
         super().__init__(config)
         # verl looks for finished rollouts every two seconds; a step on a small model takes less.
@@ -90,7 +94,13 @@ class QwenlongTrainer(PPOTrainerSync):
     def _balance_batch(self, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         # Rollouts arrive in any order; sorted, the sums of a step do not depend on it.
         batch.reorder(sorted(range(len(batch.keys)), key=lambda i: batch.keys[i]))
-        return super()._balance_batch(batch, metrics, *args, **kwargs)
+        batch = super()._balance_batch(batch, metrics, *args, **kwargs)
+        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        if ranks > 1 and self.config.qwenlong.packed:
+            groups = [key.rsplit("_", 2)[0] for key in batch.keys]
+            parts = by_group(groups, [int(tag["seq_len"]) for tag in batch.tags], ranks)
+            batch.reorder([row for part in parts for row in part])
+        return batch
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         data = tq.kv_batch_get(
@@ -128,10 +138,10 @@ class QwenlongTrainer(PPOTrainerSync):
             rows = shuffled(rows, derive(self.seed, "shuffled rewards", self.global_steps))
         result = plan(rows, self.stage, self.controller)
         self._empty = result.empty
-        metrics.update(result.metrics | counted)
-        live = [entry for entry, pad in zip(info, padding, strict=True) if not pad]
-        metrics["rollout/turns_mean"] = float(np.mean([entry["turns"] for entry in live]))
-        metrics["judge/calls"] = int(sum(entry["judged"] for entry in live))
+        live = [(entry, name) for entry, name, pad in zip(info, rows.trajectory, padding, strict=True) if not pad]
+        outcome = outcome_metrics([entry for entry, _ in live], [name for _, name in live])
+        metrics.update(result.metrics | counted | outcome)
+        self._judge_silence.update(metrics)
 
         weights = response_to_nested(result.weights, nested_mask)
         fields = TensorDict({"advantages": weights, "returns": weights.clone()}, batch_size=len(batch))
@@ -167,6 +177,7 @@ class QwenlongTrainer(PPOTrainerSync):
                 "seed": actor.data_loader_seed,
                 "dataloader_kwargs": {"shuffle": False},
                 "temperature": self.config.actor_rollout_ref.rollout.temperature,
+                SKIP_IDLE: self.stage.loss.kind == "group_token",
             }
         )
         output = rename_dict(self.actor_rollout_wg.update_actor(batch)["metrics"], "actor/")
