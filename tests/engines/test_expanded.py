@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from qwenlong.core import config_files
 from qwenlong.core.config import RL_STAGES
+from qwenlong.training.verl_plugin.launch import environment
 
 pytestmark = pytest.mark.engines
 
@@ -60,7 +63,9 @@ for key, value in {
         broken[key] = ""
     except ConfigError as error:
         broken[key] = str(error)
-print(json.dumps([out, broken]))
+from torch.distributed import distributed_c10d
+minutes = distributed_c10d._get_default_timeout(distributed_c10d.Backend.NCCL).total_seconds() / 60
+print(json.dumps([out, broken, minutes]))
 """
 
 
@@ -68,10 +73,11 @@ def test_verl_accepts_every_stage_and_refuses_what_is_wrong(root, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(SHAPE))
     done = subprocess.run(
         [sys.executable, "-c", CHECK, "configs/expanded/paper", str(tmp_path)],
-        cwd=root, capture_output=True, text=True, timeout=400,
+        cwd=root, capture_output=True, text=True, timeout=560,
+        env=os.environ | environment(config_files.load(root / "configs" / "paper.yaml")),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    accepted, refused = json.loads(done.stdout.splitlines()[-1])
+    accepted, refused, minutes = json.loads(done.stdout.splitlines()[-1])
     assert accepted == {
         name: {
             "sp": 8,
@@ -83,5 +89,7 @@ def test_verl_accepts_every_stage_and_refuses_what_is_wrong(root, tmp_path):
         }
         for name in sorted(RL_STAGES)
     }
+    # Each process of the run waits this long in a collective: every group is opened with this default.
+    assert minutes == 120
     # The check is none that lets everything pass.
     assert all(text.startswith("rl_3: verl does not accept") for text in refused.values()), refused

@@ -126,6 +126,8 @@ def test_sizes_that_do_not_fit_are_refused_with_value_and_remedy(tmp_path, chang
 )
 def test_a_model_that_does_not_fit_is_refused(change, shape, word):
     assert model_faults(EngineConfig(**ENGINE), 170000, SHAPE, "config.json") == []
+    yarn = SHAPE | {"max_position_embeddings": 32768, "rope_scaling": {"rope_type": "yarn", "factor": 8.0}}
+    assert model_faults(EngineConfig(**ENGINE), 170000, yarn, "config.json") == []
     faults = model_faults(EngineConfig(**(ENGINE | change)), 170000, SHAPE | shape, "config.json")
     assert any(word in fault and "config.json" in fault for fault in faults), faults
 

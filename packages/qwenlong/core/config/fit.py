@@ -122,7 +122,10 @@ def model_faults(engine: EngineConfig, longest: int, shape: Mapping[str, Any], s
                 f"{source}: hidden_size {shape.get('hidden_size')} is no multiple of the 128 of an FP8 block; set "
                 "engine.rollout.precision to bfloat16"
             )
-    if window is not None and longest > int(window):
+    # With scaled rotary positions (YaRN and its like) the number says what the model was made with, not what it bears.
+    scaling = shape.get("rope_scaling") or shape.get("rope_parameters") or {}
+    scaled = scaling.get("rope_type", scaling.get("type", "default")) != "default"
+    if window is not None and not scaled and longest > int(window):
         faults.append(
             f"{source}: max_position_embeddings {window} is below the {longest} tokens a row may have; lower the "
             "stage's max_input_tokens or max_output_tokens"
