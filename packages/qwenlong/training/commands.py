@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qwenlong.training.selection_commands import app
+from qwenlong.training.rollout_commands import app
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -23,6 +23,7 @@ from qwenlong.core.seeds import derive
 from qwenlong.training.batch import Rows, plan, shuffled
 from qwenlong.training.verl_plugin.checkpoint import METRICS, finish, prune
 from qwenlong.training.verl_plugin.dataset import SampledLoader
+from qwenlong.training.verl_plugin.recording import Recorder
 
 NAME = "qwenlong"
 
@@ -38,6 +39,8 @@ class QwenlongTrainer(PPOTrainerSync):
         self.stage = StageConfig.model_validate(settings["stage"])
         self.seed = int(settings["seed"])
         self.metrics_file = Path(settings["metrics"])
+        tokenizer = str(config.data.qwenlong.tokenizer)
+        self.recorder = Recorder(self.metrics_file.parent, self.stage.log_rollout_groups, tokenizer)
         aepo = self.stage.aepo
         self.controller = EntropyController(aepo.low, aepo.high) if aepo is not None else None
         with open_dict(config):
@@ -96,7 +99,8 @@ class QwenlongTrainer(PPOTrainerSync):
             select_fields=["response_mask", "rm_scores", "entropy", "task", "extra_fields"],
         )
         nested_mask = data["response_mask"]
-        info = [fields["reward_extra_info"] for fields in _plain(data["extra_fields"])]
+        extra = _plain(data["extra_fields"])
+        info = [fields["reward_extra_info"] for fields in extra]
         tasks = [str(task) for task in _plain(data["task"])]
         padded = TensorDict(
             {name: data[name] for name in ("response_mask", "rm_scores", "entropy")}, batch_size=len(batch)
@@ -125,6 +129,7 @@ class QwenlongTrainer(PPOTrainerSync):
         metrics["rollout/truncated_share"] = float(np.mean([entry["truncated"] for entry in live]))
         metrics["rollout/turns_mean"] = float(np.mean([entry["turns"] for entry in live]))
         metrics["judge/calls"] = int(sum(entry["judged"] for entry in live))
+        metrics.update(self.recorder.record(self.global_steps, batch, rows, result, extra))
 
         weights = response_to_nested(result.weights, nested_mask)
         fields = TensorDict({"advantages": weights, "returns": weights.clone()}, batch_size=len(batch))
@@ -184,6 +189,7 @@ class QwenlongTrainer(PPOTrainerSync):
         (folder / METRICS).write_text(json.dumps(line), encoding="utf-8")
         finish(folder)
         prune(folder.parent, keep=2)
+        self.recorder.publish(self.global_steps)
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
