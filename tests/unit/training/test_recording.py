@@ -61,3 +61,17 @@ def test_modules_of_the_environment_are_loaded_after_ours(monkeypatch: pytest.Mo
     assert launch.environment(config)["VERL_USE_EXTERNAL_MODULES"] == ours
     monkeypatch.setenv("VERL_USE_EXTERNAL_MODULES", f" mine, ,{ours},other")
     assert launch.environment(config)["VERL_USE_EXTERNAL_MODULES"] == f"{ours},mine,other"
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    for name in ("samples", "documents", "model"):
+        (tmp_path / name).write_text(name)
+    config = Config.model_validate({"run": {"name": "t", "results": str(tmp_path / "results")}})
+    inputs = {name: tmp_path / name for name in ("samples", "documents", "model")}
+    stage = launch.Stage("rl_1", config, config.stage("rl_1"), **inputs, out=tmp_path / "policy")
+    left = stage.state / "rollouts/.step_000001.parquet.0a1b2c3d.partial"
+    left.parent.mkdir()
+    left.write_bytes(b"PAR1")
+    (left.parent / "step_000001.parquet").write_bytes(b"whole")
+    assert stage.prepare() is None
+    assert [file.name for file in left.parent.iterdir()] == ["step_000001.parquet"]

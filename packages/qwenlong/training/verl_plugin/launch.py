@@ -11,7 +11,15 @@ from typing import Any
 
 from qwenlong.core.config import Config, StageConfig
 from qwenlong.core.errors import DataError, QwenlongError
-from qwenlong.core.files import atomic_directory, digest_path, digest_value, disk_full, read_json, write_json
+from qwenlong.core.files import (
+    atomic_directory,
+    digest_path,
+    digest_value,
+    disk_full,
+    read_json,
+    remove_partials,
+    write_json,
+)
 from qwenlong.core.processes import lock
 from qwenlong.core.seeds import derive
 from qwenlong.training import rollout_log, similarity
@@ -227,6 +235,7 @@ class Stage:
 
     def prepare(self) -> Path | None:
         """Return the checkpoint to resume from, none to start afresh; metrics of repeated steps are removed."""
+        remove_partials(self.state)
         resume = latest(self.state)
         step = step_of(resume) if resume is not None else 0
         logged = self._steps_logged()
