@@ -7,6 +7,7 @@ taken over trajectories, each counted once however many turns it has (SPEC secti
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -47,10 +48,13 @@ class Plan:
     """What the update needs: `weights` [N, T] and what to log.
 
     For the loss of Eq. 4 they are A_i × mask / (groups × tokens of the group); for verl's own losses, which divide by
-    themselves, A_i × mask.
+    themselves, A_i × mask. `advantages` [N]: of the row's trajectory, NaN where it was dropped and in padding.
+    `masked_tokens` [N]: response tokens that AEPO or clipping took out of the update.
     """
 
     weights: Tensor
+    advantages: Tensor
+    masked_tokens: Tensor
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -118,8 +122,10 @@ def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | No
 
     kept, metrics = _kept(rows, members)
     weights = torch.zeros(rows.entropies.shape, dtype=torch.float32)
+    count = len(rows.group)
+    outcome = (torch.full((count,), math.nan, dtype=torch.float64), torch.zeros(count, dtype=torch.int64))
     if not any(bool(mask[i].any()) for name in kept for i in members[name]):
-        return Plan(weights, metrics | {"aepo/skipped": 1.0})
+        return Plan(weights, *outcome, metrics | {"aepo/skipped": 1.0})
 
     first = [members[name][0] for name in kept]
     groups = [rows.group[i] for i in first]
@@ -145,6 +151,12 @@ def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | No
         metrics["aepo/masked_share"] = float((~alive).double().mean())
     removed = (keep == 0) & tokens
     metrics["clipping/token_share"] = float(removed.sum() / tokens.sum())
+    for number, name in enumerate(kept):
+        start = 0
+        for i in members[name]:
+            end = start + int(mask[i].sum())
+            outcome[0][i], outcome[1][i] = advantage[number], removed[number, start:end].sum()
+            start = end
 
     scale = advantage
     if stage.loss.kind == "group_token":
@@ -154,7 +166,14 @@ def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | No
     _split(scaled, [members[name] for name in kept], mask, weights)
     metrics |= _describe(rewards, advantage, lengths, groups, tasks)
     metrics["aepo/skipped"] = float(not bool((weights != 0).any()))
-    return Plan(weights, metrics)
+    return Plan(weights, *outcome, metrics)
+
+
+def row_entropies(rows: Rows) -> Tensor:
+    """Return each row's mean token entropy in nats, float64 [N]; NaN for a row without response tokens."""
+    mask = rows.response_mask.to(torch.bool)
+    kept = torch.where(mask, rows.entropies, torch.zeros_like(rows.entropies))
+    return kept.sum(dim=1, dtype=torch.float64) / mask.sum(dim=1)
 
 
 def _kept(rows: Rows, members: dict[str, list[int]]) -> tuple[list[str], dict[str, float]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from qwenlong.core.config import RL_STAGES
-from qwenlong.training.selection_commands import app
+from qwenlong.training.rollout_commands import app
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

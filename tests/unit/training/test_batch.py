@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from qwenlong.core.config import AEPOConfig, ClippingConfig, StageConfig
 from qwenlong.training.aepo import EntropyController
-from qwenlong.training.batch import Rows, plan, settle_truncated, shuffled
+from qwenlong.training.batch import Rows, plan, row_entropies, settle_truncated, shuffled
 
 
 def make(
@@ -239,3 +240,32 @@ def test_verls_own_losses_get_masked_advantages_undivided(loss):
         assert result.weights[i, :length].tolist() == pytest.approx([wanted] * length)
         assert not result.weights[i, length:].any()
     assert result.metrics["aepo/masked"] == 1.0
+
+
+def test_what_became_of_each_row():
+    """Advantage of the trajectory on each of its turns, tokens taken out, mean entropy of the row alone."""
+    # Trajectories: x (2 + 3 tokens, wrong), y (4, right), z (1, dropped), and a row of padding.
+    rows = make(
+        [0.0, 0.0, 1.0, 0.0, 0.0],
+        ["g"] * 5,
+        ["a"] * 5,
+        [2, 3, 4, 1, 2],
+        entropies=[0.5, 2.0, 3.0, 1.0, 9.0],
+        turns=[0, 1, 0, 0, 0],
+        trajectories=["x", "x", "y", "z", "p"],
+        dropped=[False, False, False, True, False],
+        padding=[False, False, False, False, True],
+    )
+    controller = EntropyController(0.1, 0.2)
+    result = plan(rows, StageConfig(aepo=AEPOConfig(low=0.1, high=0.2)), controller)
+    half = 0.5 / statistics.stdev([0.0, 1.0])
+    assert result.advantages[:3].tolist() == pytest.approx([-half, -half, half])
+    assert result.advantages[3:].isnan().all()
+    assert result.masked_tokens.tolist() == [2, 3, 0, 0, 0]
+    assert row_entropies(rows).tolist() == [0.5, 2.0, 3.0, 1.0, 9.0]
+    # Token clipping takes single tokens: those of the second turn lie above the threshold.
+    clip = ClippingConfig(level="token", side="high", threshold=1.0)
+    result = plan(rows, StageConfig(aepo=None, clipping=clip), None)
+    assert result.masked_tokens.tolist() == [0, 3, 0, 0, 0]
+    nothing = plan(replace(rows, dropped=[True] * 5), StageConfig(aepo=None), None)
+    assert nothing.advantages.isnan().all() and nothing.masked_tokens.tolist() == [0] * 5

@@ -96,6 +96,9 @@ class StageConfig(Section):
     """Control experiment: rewards are permuted among the rollouts of a batch, so that nothing can be learnt."""
     save_every: Annotated[int, Field(ge=1)] = 5
     """Steps between checkpoints; a killed stage resumes at the last one."""
+    log_rollout_groups: Annotated[int, Field(ge=0)] = 4
+    """Prompts a step whose rollouts are kept with tokens and text, for people and for ROUGE-L; tasks take turns, and
+    prompts with right and wrong rollouts come first. Of all others a digest of the tokens is kept."""
 
     @model_validator(mode="after")
     def _consistent(self) -> StageConfig:
@@ -148,6 +151,8 @@ class StageOverrides(Section):
     shuffle_rewards: bool | None = None
     """See training."""
     save_every: int | None = None
+    """See training."""
+    log_rollout_groups: int | None = None
     """See training."""
 
 

@@ -11,9 +11,18 @@ from typing import Any
 
 from qwenlong.core.config import Config, StageConfig
 from qwenlong.core.errors import DataError, QwenlongError
-from qwenlong.core.files import atomic_directory, digest_path, digest_value, disk_full, write_json
+from qwenlong.core.files import (
+    atomic_directory,
+    digest_path,
+    digest_value,
+    disk_full,
+    read_json,
+    remove_partials,
+    write_json,
+)
 from qwenlong.core.processes import lock
 from qwenlong.core.seeds import derive
+from qwenlong.training import rollout_log, similarity
 from qwenlong.training.divergence import Diverged
 from qwenlong.training.verl_plugin import large_models
 from qwenlong.training.verl_plugin.checkpoint import METRICS, latest, step_of
@@ -29,9 +38,11 @@ CUDA_ENGINE = "qwenlong.training.verl_plugin.cuda_engine"
 def environment(config: Config) -> dict[str, str]:
     """Return the environment variables that every process of the run needs before it imports verl."""
     cpu = config.engine.platform == "cpu"
-    modules = [CPU_PLATFORM, MODULES] if cpu else [MODULES, *[CUDA_ENGINE] * config.engine.packs]
+    ours = [CPU_PLATFORM, MODULES] if cpu else [MODULES, *[CUDA_ENGINE] * config.engine.packs]
+    # Modules that the environment names already are somebody's own extension: kept, and loaded after ours.
+    named = [m.strip() for m in os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",")]
     variables = {
-        "VERL_USE_EXTERNAL_MODULES": ",".join(modules),
+        "VERL_USE_EXTERNAL_MODULES": ",".join(dict.fromkeys([*ours, *(m for m in named if m)])),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_DASHBOARD": "1",
         "RAY_DEDUP_LOGS": "0",
@@ -39,6 +50,8 @@ def environment(config: Config) -> dict[str, str]:
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
         "TOKENIZERS_PARALLELISM": "false",
         "WANDB_MODE": "disabled",
+        # MLflow's own patience with a server that is down is four minutes a call, several calls a step.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"),
         "TQ_NUM_THREADS": str(min(8, os.cpu_count() or 1)),
         "PYTHONHASHSEED": "0",
         # verl warns about each engine that is not installed, in every process.
@@ -225,6 +238,7 @@ class Stage:
 
     def prepare(self) -> Path | None:
         """Return the checkpoint to resume from, none to start afresh; metrics of repeated steps are removed."""
+        remove_partials(self.state)
         resume = latest(self.state)
         step = step_of(resume) if resume is not None else 0
         logged = self._steps_logged()
@@ -258,7 +272,7 @@ class Stage:
             )
         attempts = self.attempts()
         attempts[-1]["reached"] = self.stage.steps
-        summary = {"stage": self.name, "steps": self.stage.steps, "attempts": attempts, "key": self.key}
+        summary: dict[str, Any] = {"stage": self.name, "steps": self.stage.steps, "attempts": attempts, "key": self.key}
         with atomic_directory(self.out) as partial:
             for file in sorted((final / "actor").rglob("*")):
                 # Optimizer and random states serve resuming only; what goes on is the policy.
@@ -267,6 +281,10 @@ class Stage:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, target)
             shutil.copyfile(self.state / "metrics.jsonl", partial / "metrics.jsonl")
+            table = partial / rollout_log.TABLE
+            summary["rollouts"] = rollout_log.join(self.state, table, self.stage.steps)
+            alike = similarity.measure(lambda: rollout_log.read(table, texts=True), self.config.run.seed)
+            write_json(partial / similarity.FILE, alike)
             write_json(partial / "stage.json", summary)
         return summary
 
@@ -304,7 +322,10 @@ def train(stage: Stage, run: Any) -> dict[str, Any]:
                 latest(stage.state)  # removes the checkpoint that was under way
                 raise disk_full(stage.state) from error
             raise
-    return stage.export()
+    summary = stage.export()
+    if run is not None:
+        run.log_metrics(similarity.metrics(read_json(stage.out / similarity.FILE)), stage.stage.steps)
+    return summary
 
 
 def _run(config: Any, variables: dict[str, str]) -> None:

@@ -28,6 +28,7 @@ from qwenlong.training.verl_plugin.dataset import SampledLoader
 from qwenlong.training.verl_plugin.engine import SKIP_IDLE
 from qwenlong.training.verl_plugin.guard import Guard
 from qwenlong.training.verl_plugin.judging import Silence, outcome_metrics
+from qwenlong.training.verl_plugin.recording import Recorder
 
 NAME = "qwenlong"
 
@@ -43,6 +44,8 @@ class QwenlongTrainer(PPOTrainerSync):
         self.stage = StageConfig.model_validate(settings["stage"])
         self.seed = int(settings["seed"])
         self.metrics_file = Path(settings["metrics"])
+        tokenizer = str(config.data.qwenlong.tokenizer)
+        self.recorder = Recorder(self.metrics_file.parent, self.stage.log_rollout_groups, tokenizer)
         aepo = self.stage.aepo
         self.controller = EntropyController(aepo.low, aepo.high) if aepo is not None else None
         self.guard = Guard(self.stage.divergence, Path(config.trainer.default_local_dir))
@@ -109,7 +112,8 @@ class QwenlongTrainer(PPOTrainerSync):
             select_fields=["response_mask", "rm_scores", "entropy", "task", "extra_fields"],
         )
         nested_mask = data["response_mask"]
-        info = [fields["reward_extra_info"] for fields in _plain(data["extra_fields"])]
+        extra = _plain(data["extra_fields"])
+        info = [fields["reward_extra_info"] for fields in extra]
         tasks = [str(task) for task in _plain(data["task"])]
         padded = TensorDict(
             {name: data[name] for name in ("response_mask", "rm_scores", "entropy")}, batch_size=len(batch)
@@ -142,6 +146,7 @@ class QwenlongTrainer(PPOTrainerSync):
         outcome = outcome_metrics([entry for entry, _ in live], [name for _, name in live])
         metrics.update(result.metrics | counted | outcome)
         self._judge_silence.update(metrics)
+        metrics.update(self.recorder.record(self.global_steps, batch, rows, result, extra))
 
         weights = response_to_nested(result.weights, nested_mask)
         fields = TensorDict({"advantages": weights, "returns": weights.clone()}, batch_size=len(batch))
@@ -216,6 +221,7 @@ class QwenlongTrainer(PPOTrainerSync):
         (folder / METRICS).write_text(json.dumps(line), encoding="utf-8")
         finish(folder)
         prune(folder.parent, keep=2, before=self.guard.back_to)
+        self.recorder.publish(self.global_steps)
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
