@@ -76,7 +76,8 @@ class Generator:
             if not prompt:
                 raise UsageError(f"prompt {row} is empty; every row needs at least one token")
         order = sorted(range(len(seeds)), key=lambda row: (tuple(prompts[row]), seeds[row], astuple(sampling[row])))
-        prompts, sampling, seeds = ([values[row] for row in order] for values in (prompts, sampling, seeds))
+        prompts = [prompts[row] for row in order]
+        sampling, seeds = [sampling[row] for row in order], [seeds[row] for row in order]
         results = [Generation() for _ in prompts]
         with self.lock, torch.inference_mode():
             was_training = self.model.training
