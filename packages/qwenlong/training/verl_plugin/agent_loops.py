@@ -37,10 +37,11 @@ class _QwenlongLoop(AgentLoopBase):
         if "judge" not in _CACHE:
             from omegaconf import OmegaConf
 
-            from qwenlong.core.config import EndpointConfig
-            from qwenlong.core.llm import Client
+            from qwenlong.training.verl_plugin import judging
 
-            _CACHE["judge"] = Client(EndpointConfig.model_validate(OmegaConf.to_container(endpoint)), None)
+            workers = int(self.config.actor_rollout_ref.rollout.agent.num_workers)
+            settings: Any = OmegaConf.to_container(endpoint)
+            _CACHE["judge"] = judging.client(settings, workers)
         return _CACHE["judge"]
 
     async def _call(
@@ -55,21 +56,26 @@ class _QwenlongLoop(AgentLoopBase):
         return out, self.tokens.decode(ids if truncated else ids[:-1]), truncated
 
     async def _reward(self, payload: dict[str, Any], response: str) -> dict[str, Any]:
+        from qwenlong.core.llm.usage import counted
         from qwenlong.rewards.service import reward
 
-        result = await reward(
-            payload["task"],
-            response,
-            payload["answers"],
-            question=payload["question"],
-            judge=self._judge(),
-            answer_prefix=payload["answer_prefix"],
-        )
+        judge = self._judge()
+        with counted() as usage:
+            result = await reward(
+                payload["task"],
+                response,
+                payload["answers"],
+                question=payload["question"],
+                judge=judge,
+                patience=None if judge is None else judge.endpoint.patience_seconds,
+                answer_prefix=payload["answer_prefix"],
+            )
         dropped = bool(result.dropped) or not math.isfinite(result.value)
         return {
             "reward": 0.0 if dropped else float(result.value),
             "dropped": dropped,
-            "judged": result.judge is not None,
+            "judged": result.asked,
+            "judge_requests": usage.requests,
         }
 
     def _output(self, prompt_ids: list[int], out: Any, info: dict[str, Any]) -> AgentLoopOutput:

@@ -14,19 +14,24 @@ from qwenlong.core.errors import DataError, QwenlongError
 from qwenlong.core.files import atomic_directory, digest_path, digest_value, disk_full, write_json
 from qwenlong.core.processes import lock
 from qwenlong.core.seeds import derive
+from qwenlong.training.divergence import Diverged
+from qwenlong.training.verl_plugin import large_models
 from qwenlong.training.verl_plugin.checkpoint import METRICS, latest, step_of
+from qwenlong.training.verl_plugin.objective import loss_keys
 
 MODULES = "qwenlong.training.verl_plugin.register"
 #: Free bytes below which a failure is put down to the disk.
 _FULL = 2**20
 CPU_PLATFORM = "qwenlong.training.cpu_platform.platform"
+CUDA_ENGINE = "qwenlong.training.verl_plugin.cuda_engine"
 
 
 def environment(config: Config) -> dict[str, str]:
     """Return the environment variables that every process of the run needs before it imports verl."""
     cpu = config.engine.platform == "cpu"
+    modules = [CPU_PLATFORM, MODULES] if cpu else [MODULES, *[CUDA_ENGINE] * config.engine.packs]
     variables = {
-        "VERL_USE_EXTERNAL_MODULES": f"{CPU_PLATFORM},{MODULES}" if cpu else MODULES,
+        "VERL_USE_EXTERNAL_MODULES": ",".join(modules),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_DASHBOARD": "1",
         "RAY_DEDUP_LOGS": "0",
@@ -44,6 +49,8 @@ def environment(config: Config) -> dict[str, str]:
         variables |= {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
         variables["OMP_WAIT_POLICY"] = "PASSIVE"
         variables["QWENLONG_ROLLOUT_THREADS"] = variables["OMP_NUM_THREADS"]
+    else:
+        variables[large_models.COLLECTIVE_TIMEOUT] = str(config.engine.collective_timeout_minutes)
     return variables
 
 
@@ -54,14 +61,10 @@ def overrides(
     engine = config.engine
     cpu = engine.platform == "cpu"
     memory = stage.memory
-    if memory is not None:
-        response = max(memory.memory_tokens, memory.answer_tokens)
-        # A turn shows problem, memory with plan, and one chunk; the template and its tags come on top.
-        prompt = stage.max_input_tokens
-    else:
-        response, prompt = stage.max_output_tokens, stage.max_input_tokens
+    prompt, response = large_models.row_limits(stage)
     # Rows differ in number and length (turns!), so micro-batches are filled by tokens, at least one whole row each.
-    micro = max(engine.micro_batch_tokens, prompt + response)
+    # verl multiplies the number by the sequence-parallel size.
+    micro = max(engine.micro_batch_tokens, -(-(prompt + response) // engine.sequence_parallel))
     precision = {"float32": "fp32", "bfloat16": "bf16"}[engine.dtype]
     actor = "actor_rollout_ref.actor"
     rollout = "actor_rollout_ref.rollout"
@@ -86,9 +89,7 @@ def overrides(
             "seed": config.run.seed,
         },
         "actor_rollout_ref.model.path": str(model),
-        "actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
         "actor_rollout_ref.model.use_remove_padding": not cpu,
-        "actor_rollout_ref.model.enable_gradient_checkpointing": not cpu,
         f"{actor}.strategy": "fsdp2",
         f"{actor}.use_torch_compile": False,
         f"{actor}.fsdp_config.use_torch_compile": False,
@@ -112,7 +113,6 @@ def overrides(
         f"{actor}.grad_clip": stage.max_grad_norm,
         f"{actor}.use_kl_loss": False,
         f"{actor}.entropy_coeff": 0,
-        f"{actor}.policy_loss.loss_mode": "qwenlong_group_token",
         f"{rollout}.name": "hf_cpu" if cpu else "vllm",
         f"{rollout}.n": stage.group_size,
         f"{rollout}.temperature": stage.temperature,
@@ -121,10 +121,10 @@ def overrides(
         f"{rollout}.tensor_model_parallel_size": engine.tensor_parallel,
         f"{rollout}.gpu_memory_utilization": engine.gpu_memory_utilization,
         f"{rollout}.enforce_eager": engine.enforce_eager,
-        f"{rollout}.free_cache_engine": not cpu,
+        f"{rollout}.free_cache_engine": engine.release_rollout_memory and not cpu,
         f"{rollout}.log_prob_use_dynamic_bsz": True,
         f"{rollout}.log_prob_max_token_len_per_gpu": micro,
-        f"{rollout}.agent.num_workers": 1 if cpu else engine.nodes * 4,
+        f"{rollout}.agent.num_workers": 1 if cpu else engine.nodes * 8,
         f"{rollout}.agent.default_agent_loop": "qwenlong_memory" if memory is not None else "qwenlong_single",
         "algorithm.adv_estimator": "grpo",
         "algorithm.use_kl_in_reward": False,
@@ -153,7 +153,10 @@ def overrides(
             "stage": stage.model_dump(mode="json"),
             "seed": derive(config.run.seed, "sampler"),
             "metrics": str(state / "metrics.jsonl"),
+            "packed": engine.packs,
         },
+        **loss_keys(stage),
+        **large_models.keys(config, prompt=prompt, response=response),
     }
 
 
@@ -188,7 +191,8 @@ class Stage:
         # Checkpoints belong to these inputs and settings; others' are not resumed.
         self.key = digest_value(
             {
-                "stage": stage.model_dump(mode="json"),
+                # When to stop is no property of a checkpoint: with looser bounds the stage goes on from it.
+                "stage": stage.model_dump(mode="json", exclude={"divergence"}),
                 "seed": config.run.seed,
                 "inputs": [digest_path(p) for p in (samples, documents, model)],
             }
@@ -269,6 +273,7 @@ class Stage:
 
 def train(stage: Stage, run: Any) -> dict[str, Any]:
     """Train a stage to its last step, resuming where a checkpoint is whole, and export it. `run`: its MLflow run."""
+    large_models.check(stage.config, stage.stage, stage.model)
     resume = stage.prepare()
     if resume is None or step_of(resume) < stage.stage.steps:
         variables = environment(stage.config)
@@ -289,6 +294,10 @@ def train(stage: Stage, run: Any) -> dict[str, Any]:
         values["trainer.experiment_name"] = stage.name
         try:
             _run(build_config(values), variables)
+        except Diverged as error:
+            if run is not None:
+                run.set_tags({"qwenlong.stopped": error.reason, "qwenlong.stopped_because": str(error)})
+            raise
         except Exception as error:
             # torch and Ray report a full disk in words of their own, with no error number.
             if "No space left" in str(error) or shutil.disk_usage(stage.state).free < _FULL:
