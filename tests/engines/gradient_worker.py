@@ -85,7 +85,8 @@ class Store:
             rewards = torch.zeros(len(response))
             dropped = drops and (row.group, row.trajectory) == (rows[0].group, rows[0].trajectory)
             rewards[-1] = 0.0 if dropped else row.reward
-            info = {"reward": row.reward, "dropped": dropped, "judged": False, "truncated": False, "turns": 1}
+            info = {"reward": row.reward, "dropped": dropped, "judged": False, "judge_requests": 0}
+            info |= {"truncated": False, "turns": 1}
             fields.append(
                 {
                     "prompts": prompt,
