@@ -80,7 +80,7 @@ def configuration(model: Path, prompt: int, stock: bool) -> Any:
     settings = Config.model_validate({"run": {"seed": 3}, "engine": engine})
     stage = StageConfig.model_validate(
         {"max_input_tokens": prompt, "max_output_tokens": RESPONSE, "batch_prompts": GROUPS, "group_size": GROUP,
-         "advantage": "grpo", "aepo": None, "temperature": 0.7}
+         "advantage": "grpo", "aepo": None, "temperature": 0.7, "log_rollout_groups": 0}
     )  # fmt: skip
     place = model.parent
     values = launch.overrides(

@@ -98,6 +98,7 @@ def stage(case: Case, rows: list[Row], threshold: float | None) -> dict[str, Any
         "group_size": GROUP_SIZE,
         "learning_rate": 1e-3,
         "temperature": TEMPERATURE,
+        "log_rollout_groups": 0,
         "advantage": case.kind,
         "aepo": {"low": case.aepo[0], "high": case.aepo[1]} if case.aepo else None,
         "clipping": {"level": case.clip[0], "side": case.clip[1], "threshold": threshold} if case.clip else None,

@@ -85,14 +85,9 @@ class Store:
             rewards = torch.zeros(len(response))
             dropped = drops and (row.group, row.trajectory) == (rows[0].group, rows[0].trajectory)
             rewards[-1] = 0.0 if dropped else row.reward
-            info = {
-                "reward": row.reward,
-                "dropped": dropped,
-                "judged": False,
-                "judge_requests": 0,
-                "truncated": False,
-                "turns": 1,
-            }
+            info = {"reward": row.reward, "dropped": dropped, "judged": False, "judge_requests": 0}
+            info |= {"truncated": False, "turns": 1}
+            call = {"sample": row.group, "truncated": False, "sha256": "0" * 64}
             fields.append(
                 {
                     "prompts": prompt,
@@ -104,7 +99,7 @@ class Store:
                     "rm_scores": rewards,
                     "rollout_log_probs": torch.zeros(len(response)),
                     "task": row.task,
-                    "extra_fields": {"reward_extra_info": info, "turn_scores": [], "tool_rewards": []},
+                    "extra_fields": {"reward_extra_info": info, "call": call, "turn_scores": [], "tool_rewards": []},
                     "uid": row.group,
                     "session_id": row.trajectory,
                     "multi_modal_inputs": {},
