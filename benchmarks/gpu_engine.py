@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests/engines"), str(ROOT / "benchmarks")]
 
 GROUPS, GROUP, RESPONSE = 64, 8, 192
+#: Holds any row.
+MOST = 200_000
 SHAPE = {
     "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
     "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64, "max_position_embeddings": 16384,
@@ -77,7 +79,9 @@ def configuration(model: Path, prompt: int, stock: bool) -> Any:
     from qwenlong.training.verl_plugin import launch
 
     engine = yaml.safe_load((ROOT / "configs/h200.yaml").read_text(encoding="utf-8"))["engine"]
-    settings = Config.model_validate({"run": {"seed": 3}, "engine": engine})
+    # The check of sizes looks at stages that are not run here.
+    tokens = engine.pop("micro_batch_tokens")
+    settings = Config.model_validate({"run": {"seed": 3}, "engine": engine | {"micro_batch_tokens": MOST}})
     stage = StageConfig.model_validate(
         {"max_input_tokens": prompt, "max_output_tokens": RESPONSE, "batch_prompts": GROUPS, "group_size": GROUP,
          "advantage": "grpo", "aepo": None, "temperature": 0.7, "log_rollout_groups": 0}
@@ -86,6 +90,8 @@ def configuration(model: Path, prompt: int, stock: bool) -> Any:
     values = launch.overrides(
         settings, stage, samples=place / "s", documents=place / "d", model=model, state=place, resume=None
     )
+    values["actor_rollout_ref.actor.ppo_max_token_len_per_gpu"] = tokens
+    values["actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu"] = tokens
     config = launch.build_config(values)
     if stock:
         rows_at_a_time = 16 if prompt < 4096 else 4
@@ -111,7 +117,9 @@ def measure(prompts: list[int], engines: list[str], repeat: int, out: Path) -> N
     from qwenlong.core.config import Config
     from qwenlong.training.verl_plugin import launch
 
-    os.environ.update(launch.environment(Config.model_validate({"engine": {"platform": "cuda"}})))
+    os.environ.update(
+        launch.environment(Config.model_validate({"engine": {"platform": "cuda", "micro_batch_tokens": MOST}}))
+    )
     import transfer_queue
     import verl  # noqa: F401  registers the project's parts
     from gradient_worker import Ranks, Store, _engine_class, _extend

@@ -170,7 +170,11 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     # What every process of a training run has before it imports torch and verl. Tiny models gain nothing from threads.
     threads = max(1, (os.cpu_count() or 1) // options.ranks) if options.model else 1
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ.update(launch.environment(Config.model_validate({"engine": {"platform": options.device}})))
+    os.environ.update(
+        launch.environment(
+            Config.model_validate({"engine": {"platform": options.device, "micro_batch_tokens": 200_000}})
+        )
+    )
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

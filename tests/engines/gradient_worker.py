@@ -132,7 +132,8 @@ class Ranks:
     def compute_log_prob(self, batch: transfer_queue.KVBatchMeta) -> transfer_queue.KVBatchMeta:
         """Write log-probabilities and entropies of all ranks to the store."""
         output = self.worker.compute_log_prob(self.part(batch))
-        mine = {name: list(output[name].unbind()) for name in ("log_probs", "entropy")}
+        # Copies: a view of a row would be pickled with the whole batch behind it.
+        mine = {name: [row.cpu().clone() for row in output[name].unbind()] for name in ("log_probs", "entropy")}
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, mine)
         # By place: verl gives rows that pad a random name, another one on each rank here.
@@ -170,7 +171,7 @@ def configuration(settings: dict[str, Any], model: Path, device: str, micro: int
             "engine": {
                 "platform": device,
                 "gpus_per_node": dist.get_world_size(),
-                "micro_batch_tokens": TOKENS,
+                "micro_batch_tokens": 200_000,  # the check of sizes looks at stages that are not run here
                 "dtype": dtype,
             },
         }
@@ -187,6 +188,7 @@ def configuration(settings: dict[str, Any], model: Path, device: str, micro: int
     )
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     values[f"{actor}.optim.lr"] = 0.0
+    values[f"{actor}.ppo_max_token_len_per_gpu"] = values[f"{rollout}.log_prob_max_token_len_per_gpu"] = TOKENS
     if micro is not None:
         values |= {
             f"{actor}.use_dynamic_bsz": False,
