@@ -122,7 +122,7 @@ def run_lines(run: Run, summary: Summary) -> str:
         "none" if largest is None else f"{largest.peak:.3f} {largest.side}, step {largest.peak_step}",
         _steps(summary.median_return),
         _steps(summary.longest_return),
-        f"{summary.open}" + (f" ({summary.excursions[-1].length} steps)" if summary.open else ""),
+        f"{summary.open}" + (f" ({summary.excursions[-1].length} so far)" if summary.open else ""),
         len(run.masked) if run.row == "aepo" else "",
         f"{100 * sum(reward) / len(reward):.1f}",
     ]
@@ -190,7 +190,8 @@ def report(
         ["# Entropy control: AEPO and GRPO under one stress", "",
          "`python benchmarks/entropy_control.py`; nano policy, two CPU cores.", "",
          f"Band {band.low} to {band.high} nats, bounds inside. Stress: learning rate {stage.learning_rate:g}, sampling "
-         f"at temperature {stage.temperature:g}, {stage.batch_prompts} prompts x {stage.group_size} rollouts a batch, "
+         f"at temperature {stage.temperature:g} and top-p {stage.top_p:g}, {stage.batch_prompts} prompts x "
+         f"{stage.group_size} rollouts a batch, "
          f"{stage.steps} steps from the same base. The rows differ in AEPO alone; a seed gives both the same prompts. "
          f"Steps are counted from step {first} on.", "",
          "Fixed before the first run, which began at " + first_run + " UTC:", "", *fixed, "",
