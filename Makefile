@@ -46,6 +46,7 @@ format: setup ## Format the code
 	@$(RUN) ruff format packages tests
 	@$(RUN) snakefmt Snakefile workflow
 
-config: setup ## Write configs/default.yaml and configs/schema.json anew from qwenlong.core.config
+config: setup ## Write configs/default.yaml, configs/schema.json and configs/expanded anew
 	@$(RUN) qwenlong config dump > configs/.default.yaml && mv configs/.default.yaml configs/default.yaml
 	@$(RUN) qwenlong config schema > configs/.schema.json && mv configs/.schema.json configs/schema.json
+	@$(RUN) qwenlong train expand --config configs/paper.yaml --out configs/expanded/paper --no-check

@@ -77,7 +77,8 @@ def test_batches_are_balanced_and_aepo_masks_with_hysteresis(killed_then_resumed
         # An untrained model's entropy is near ln(vocabulary), far above the band: negatives are masked at every step,
         # the ones after the resume included.
         assert line["aepo/entropy"] > 4 and line["aepo/masked"] == 1
-        assert line["actor/ratio_deviation"] == 0 if "actor/ratio_deviation" in line else line["aepo/skipped"] == 1
+        # Rows of weight 0 are left out of the update, so the rest is packed anew: 1 up to float noise.
+        assert line["actor/ratio_deviation"] < 1e-5 if "actor/ratio_deviation" in line else line["aepo/skipped"] == 1
     assert any(line["aepo/skipped"] == 0 and line["actor/grad_norm"] > 0 for line in steps)
 
 

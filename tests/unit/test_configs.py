@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from qwenlong.core import config_files
-from qwenlong.core.config import Config
+from qwenlong.core.config import Config, EngineConfig
 
 SHIPPED = ("default", "laptop", "tiny", "nano", "nano_rl", "entropy_control", "h200", "paper")
 ROWS = {
@@ -23,6 +23,23 @@ ROWS = {
     "sequence_clip_high_entropy": ({"table4"}, False, "grpo", ("sequence", "high"), False),
     "aepo": ({"table5"}, False, "grpo", None, True),
     "aepo_balanced_task_std": ({"extra"}, True, "task_std", None, True),
+    "aepo_released": ({"extra"}, False, "grpo", None, True),
+    "dapo": ({"extra"}, False, "grpo", None, False),
+    "gspo": ({"extra"}, False, "grpo", None, False),
+    "clip_cov": ({"extra"}, False, "grpo", None, False),
+}
+# Published values of the losses that verl has; all other rows train with Eq. 4's.
+LOSSES = {
+    "dapo": {"kind": "dapo", "clip_low": 0.2, "clip_high": 0.28, "dual_clip": 10.0},
+    "gspo": {"kind": "gspo", "clip_low": 3e-4, "clip_high": 4e-4},
+    "clip_cov": {
+        "kind": "clip_cov",
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "share": 2e-4,
+        "covariance_low": 1.0,
+        "covariance_high": 5.0,
+    },
 }
 K = 1000
 
@@ -63,6 +80,18 @@ def test_schema_describes_every_key(root):
     assert bare == []
 
 
+def test_a_partial_section_of_a_stage_keeps_the_rest_of_training():
+    config = Config.model_validate(
+        {
+            "training": {"aepo": {"low": 0.3, "high": 0.4}, "divergence": {"patience": 3}},
+            "stages": {"rl_1": {"aepo": {"variant": "released"}}, "rl_2": {"aepo": None, "divergence": {"window": 2}}},
+        }
+    )
+    first, second = config.stage("rl_1"), config.stage("rl_2")
+    assert (first.aepo.low, first.aepo.high, first.aepo.variant) == (0.3, 0.4, "released")
+    assert second.aepo is None and (second.divergence.patience, second.divergence.window) == (3, 2)
+
+
 @pytest.mark.parametrize("config", ["laptop", "h200", "paper"])
 def test_ablation_rows_are_those_of_the_tables(root, config):
     found = config_files.load(root / "configs" / f"{config}.yaml")
@@ -74,8 +103,10 @@ def test_ablation_rows_are_those_of_the_tables(root, config):
         assert (stage.balanced, stage.advantage, stage.aepo is not None) == (balanced, advantage, aepo)
         assert (stage.clipping and (stage.clipping.level, stage.clipping.side)) == clipping
         assert stage.steps == found.ablations.stage.steps
+        assert stage.loss.model_dump() == LOSSES.get(row.name, {"kind": "group_token"})
         if aepo:
-            assert stage.aepo == found.training.aepo
+            released = {"variant": "released", "denominator": "surviving"} if row.name == "aepo_released" else {}
+            assert stage.aepo == found.training.aepo.model_copy(update=released)
 
 
 def test_entropy_control_compares_rows_that_differ_in_aepo_alone(root):
@@ -156,3 +187,23 @@ def test_assumed_and_conflicting_values_of_the_paper_are_marked(root):
     ):
         assert "[assumed" in marked[key] or "[conflict" in marked[key], f"{key} carries no mark"
     assert yaml.safe_load(text)["run"]["name"] == "paper"
+
+
+@pytest.mark.parametrize(
+    ("engine", "packs"),
+    [
+        ({"platform": "cuda"}, True),
+        ({"platform": "cuda", "packed": False}, False),
+        ({"platform": "cuda", "sequence_parallel": 2}, False),
+        ({"platform": "cuda", "memory": {"head": "fused_triton"}}, False),
+        ({"platform": "cpu", "packed": False}, True),
+    ],
+)
+def test_rows_are_packed_unless_something_excludes_it(engine, packs):
+    assert EngineConfig.model_validate(engine).packs is packs
+
+
+@pytest.mark.parametrize("change", [{"sequence_parallel": 2}, {"memory": {"head": "fused_torch"}}])
+def test_packed_rows_exclude_what_they_cannot_do(change):
+    with pytest.raises(ValueError, match="packed rows"):
+        EngineConfig.model_validate({"platform": "cuda", "packed": True} | change)

@@ -18,6 +18,10 @@ ROWS = (
     "sequence_clip_high_entropy",
     "aepo",
     "aepo_balanced_task_std",
+    "aepo_released",
+    "dapo",
+    "gspo",
+    "clip_cov",
 )
 # The rule that makes each model.
 MAKER = {

@@ -79,8 +79,8 @@ def settings(*keys, **extra):
 
 
 def stage_settings(stage):
-    """Return what a resolved StageConfig decides; where checkpoints for resuming are saved decides nothing."""
-    return stage.model_dump(mode="json", exclude={"save_every"})
+    """Return what a resolved StageConfig decides; where it saves and when it would stop decide nothing."""
+    return stage.model_dump(mode="json", exclude={"save_every", "divergence"})
 
 
 def limits(name):

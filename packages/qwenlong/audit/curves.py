@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+from qwenlong.audit.checks import gradient_steps, spearman
 from qwenlong.core.config import Config
 from qwenlong.core.records import TASKS
 from qwenlong.datacard.figures import BAND, BLUE, GREY, TASK_COLOURS, figure, svg
@@ -16,7 +18,10 @@ PANELS = (
     ("aepo/entropy", "entropy (nats)"),
     ("response_length/mean", "response (tokens)"),
     ("actor/grad_norm", "gradient norm"),
+    ("aepo/masked_share", "share masked"),
 )
+#: What strategies are compared by (Figures 8 and 10).
+STRATEGY_PANELS = PANELS[:3]
 _MASK = "#f3c9b5"
 
 
@@ -26,14 +31,14 @@ def _series(rows: Rows, key: str, shift: float = 0.0) -> tuple[list[float], list
 
 
 def training(stages: Mapping[str, Rows], config: Config) -> str | None:
-    """Return reward, entropy, response length and gradient norm along the recipe; none without any metrics.
+    """Return reward, entropy, response length, gradient norm and share masked along the recipe; none without metrics.
 
     Stages follow each other on one axis of steps. The entropy panel shows each stage's AEPO band (green) and the
     steps at which negative gradients were masked (red).
     """
     if not any(stages.get(name) for name in (*PATH, "naive_grpo")):
         return None
-    drawn, axes = figure(9.2, 8.2, nrows=len(PANELS), sharex=True)
+    drawn, axes = figure(9.2, 9.6, nrows=len(PANELS), sharex=True)
     shift = 0.0
     for name in PATH:
         rows = stages.get(name, ())
@@ -61,14 +66,15 @@ def training(stages: Mapping[str, Rows], config: Config) -> str | None:
     if naive:
         axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     axes[0].set_ylim(bottom=0)
+    axes[-1].set_ylim(0, 1)
     axes[-1].set_xlabel("step, stages one after another")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     return svg(drawn)
 
 
-def rewards_by_task(stages: Mapping[str, Rows]) -> str | None:
-    """Return each stage's mean reward by task, a panel a stage; none without any."""
-    shown = [n for n in (*PATH, "naive_grpo") if any(f"reward/{t}/mean" in r for r in stages.get(n, ()) for t in TASKS)]
+def by_task(stages: Mapping[str, Rows], key: str) -> str | None:
+    """Return a metric of each stage by task, a panel a stage; none without any. `key` has {} for the task."""
+    shown = [n for n in (*PATH, "naive_grpo") if any(key.format(t) in r for r in stages.get(n, ()) for t in TASKS)]
     if not shown:
         return None
     columns = min(3, len(shown))
@@ -78,7 +84,7 @@ def rewards_by_task(stages: Mapping[str, Rows]) -> str | None:
         axis.set_visible(False)
     for name, axis in zip(shown, axes.flat, strict=False):
         for task, colour in TASK_COLOURS.items():
-            points = _series(stages[name], f"reward/{task}/mean")
+            points = _series(stages[name], key.format(task))
             axis.plot(*points, color=colour, label=task, linewidth=1.1, marker="o", markersize=2)
         axis.set_title(name, fontsize=9, loc="left")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -88,16 +94,43 @@ def rewards_by_task(stages: Mapping[str, Rows]) -> str | None:
 
 
 def ablation_curves(rows: Mapping[str, Rows]) -> str | None:
-    """Return reward and entropy of the ablation rows; none without any."""
+    """Return reward, entropy and response length of the ablation rows; none without any."""
     shown = {name: metrics for name, metrics in rows.items() if metrics}
     if not shown:
         return None
-    drawn, axes = figure(9.2, 3.4, ncols=2)
-    for (key, label), axis in zip(PANELS[:2], axes, strict=True):
+    drawn, axes = figure(9.2, 3.6, ncols=len(STRATEGY_PANELS))
+    for (key, label), axis in zip(STRATEGY_PANELS, axes, strict=True):
         for name, metrics in shown.items():
             axis.plot(*_series(metrics, key), label=name, linewidth=1.1)
         axis.set_ylabel(label)
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)
     drawn.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=3, loc="outside lower center")
+    return svg(drawn)
+
+
+def entropy_against_norm(stages: Mapping[str, Rows]) -> str | None:
+    """Return entropy against gradient norm (Figure 9), a point a step and a panel a run; none without any.
+
+    Steps whose negative gradients were masked are drawn hollow: their gradient is that of fewer rows. Panels name
+    Spearman's rho over the points; steps that were skipped have no gradient and no point.
+    """
+    points = {name: [row for row in rows if gradient_steps([row])] for name, rows in stages.items()}
+    shown = {name: rows for name, rows in points.items() if rows}
+    if not shown:
+        return None
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    drawn, axes = figure(9.2, 0.6 + 2.4 * lines, nrows=lines, ncols=columns, squeeze=False)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_visible(False)
+    for (name, rows), axis in zip(shown.items(), axes.flat, strict=False):
+        pairs = gradient_steps(rows)
+        colours = ["none" if row.get("aepo/masked") else BLUE for row in rows]
+        axis.scatter(*zip(*pairs, strict=True), s=16, facecolors=colours, edgecolors=BLUE, linewidths=0.9)
+        rho = spearman(*zip(*pairs, strict=True)) if len(pairs) > 2 else math.nan
+        said = "" if math.isnan(rho) else f", ρ = {rho:.2f}"
+        axis.set_title(f"{name}: n = {len(pairs)}{said}", fontsize=9, loc="left")
+    drawn.supxlabel("entropy (nats)", fontsize=9)
+    drawn.supylabel("gradient norm", fontsize=9)
     return svg(drawn)

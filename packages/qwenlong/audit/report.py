@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from qwenlong.audit import assumptions, chain, checks, curves, exports, tables
 from qwenlong.audit.claims import load
-from qwenlong.audit.results import Scores, read_metrics, sidecars
+from qwenlong.audit.results import Scores, read_metrics, read_similarity, sidecars
 from qwenlong.core import config_files
 from qwenlong.core.config import MODELS, RL_STAGES, AblationRow, Config
 from qwenlong.core.errors import DataError
@@ -65,13 +65,25 @@ def build(results: Path, config: Config, config_file: str, out: Path) -> list[Pa
     stages = {n: read_metrics(results / "stages" / n / "policy" / "metrics.jsonl") for n in RL_STAGES}
     rows = [row.name for row in config.ablations.rows if isinstance(row, AblationRow)]
     trained = {n: read_metrics(results / "ablations" / n / "policy" / "metrics.jsonl") for n in rows}
+    drawn = stages | {f"ablation {name}": metrics for name, metrics in trained.items()}
     figures = [
         ("Training along the recipe", curves.training(stages, config), "Green: the AEPO band of the stage. Red: steps "
-         "whose negative gradients were masked. Dashed: naive GRPO from the base model."),
-        ("Reward by task", curves.rewards_by_task(stages), "Mean reward of the rollouts of a step, by task."),
-        ("Ablations", curves.ablation_curves(trained), "Each row trained alone from the base model."),
+         "whose negative gradients were masked; below, the share of rollouts that this took out. Dashed: naive GRPO "
+         "from the base model. Entropy and mask have the shape of Figure 11."),
+        ("Reward by task", curves.by_task(stages, "reward/{}/mean"), "Mean reward of the rollouts of a step, by task."),
+        ("Spread of rewards by task", curves.by_task(stages, "reward/{}/std"), "Sample standard deviation of the "
+         "rewards of a step, by task: what task-level advantages divide by."),
+        ("Response length by task", curves.by_task(stages, "response_length/{}/mean"), "Mean tokens of a rollout's "
+         "responses, by task."),
+        ("Entropy against gradient norm", curves.entropy_against_norm(drawn), "The shape of Figure 9, a point a step; "
+         "hollow: negative gradients were masked. ρ is Spearman's; the paper has 0.96, without AEPO. Skipped steps "
+         "have no gradient."),
+        ("Ablations", curves.ablation_curves(trained), "Each row trained alone from the base model: the shape of "
+         "Figures 8 and 10."),
     ]  # fmt: skip
+    alike = {n: read_similarity(results / "stages" / n / "policy" / "similarity.json") for n in RL_STAGES}
     values = {
+        "similarity": {n: [asdict(entry) for entry in entries] for n, entries in alike.items() if entries},
         "run": {"name": config.run.name, "seed": config.run.seed, "config": config_files.digest(config)[:12]},
         "table10": table10.as_json(),
         "ablations": [table.as_json() for table in ablations],
@@ -89,6 +101,7 @@ def build(results: Path, config: Config, config_file: str, out: Path) -> list[Pa
         claims=claims,
         verdicts={name: sum(c.verdict == name for c in claims) for name in _VERDICTS},
         figures=[(title, embedded(svg), note) for title, svg, note in figures if svg is not None],
+        alike={name: entries for name, entries in alike.items() if entries},
         card=_card(results),
         counts=list(_counts(results)),
         examples=list(_examples(results, config, evaluations)),

@@ -51,6 +51,18 @@ class Scores:
         return Cell(round(100 * metric["value"], 4), ci95, metric["n"])
 
 
+@dataclass(frozen=True)
+class Similarity:
+    """ROUGE-L of right against wrong rollouts of one prompt, in [0, 1]: mean of `pairs` of the `pairs_there`."""
+
+    task: str
+    rouge_l: float
+    prompt_tokens: float
+    pairs: int
+    pairs_there: int
+    prompts: int
+
+
 def read_scores(file: Path) -> Scores | None:
     """Read a scores.json; none when it is not there. Raises DataError when it is something else."""
     if not file.is_file():
@@ -85,6 +97,24 @@ def read_metrics(file: Path) -> list[dict[str, float]]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{file}, line {number}: no metrics of a step; run its stage again") from error
     return sorted(rows, key=lambda row: row["step"])
+
+
+def read_similarity(file: Path) -> list[Similarity]:
+    """Read a stage's similarity.json, tasks in order, all of them last; empty when it is not there or holds none.
+
+    Raises DataError when it is something else.
+    """
+    if not file.is_file():
+        return []
+    value = read_json(file)
+    try:
+        entries = [*sorted(value["tasks"].items()), *([("all", value["all"])] if value["all"] else [])]
+        return [
+            Similarity(task, float(e["rouge_l"]), float(e["prompt_tokens"]), e["pairs"], e["pairs_there"], e["prompts"])
+            for task, e in entries
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{file} holds no similarities of rollouts ({error!r}); run its stage again") from error
 
 
 def sidecars(results: Path) -> dict[Path, dict[str, Any]]:

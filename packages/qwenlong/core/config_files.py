@@ -84,9 +84,12 @@ def _known_keys(kind: type[Any], location: tuple[Any, ...]) -> list[str]:
     current: Any = kind
     for part in location:
         options = [current, *typing.get_args(current)]
-        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
-        if current is None:
+        sections = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        if not sections:
             return []
+        # In a choice of sections the place names the one that was chosen by its `kind`.
+        chosen = [o for o in sections if "kind" in o.model_fields and o.model_fields["kind"].default == part]
+        current = (chosen or sections)[0]
         field = current.model_fields.get(str(part))
         if field is None:
             continue

@@ -11,7 +11,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -209,6 +209,22 @@ class Run:
         client = self._store.client
         log = client.log_artifacts if Path(path).is_dir() else client.log_artifact
         _retry(lambda: log(self.run_id, str(path)))
+
+    def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
+        """Store columns of equal length as a table that MLflow shows (`name` ends in .json), redacted.
+
+        A second table of the same name is appended to the first.
+        """
+        if self._store is None:
+            return
+        client, clean = self._store.client, redact({key: list(column) for key, column in columns.items()})
+        _retry(lambda: client.log_table(self.run_id, clean, name))
+
+
+def log_table(columns: Mapping[str, Sequence[Any]], name: str) -> None:
+    """Store a table with the stage's run that is open in this process, if there is one (see `Run.log_table`)."""
+    if _active:
+        _active[-1].log_table(columns, name)
 
 
 def _common(config: Config) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,20 @@ class Generator:
     ) -> list[Generation]:
         """Return a response per prompt, in order. A row depends on its prompt, sampling and seed, not on other rows.
 
+        Other rows change its numbers by float noise, which moves a token about once in a million; their order in the
+        call changes nothing at all, since rows are worked off in an order of their own.
         Raises UsageError for lists of unequal length and empty prompts.
         """
         if not len(prompts) == len(sampling) == len(seeds):
             raise UsageError(
                 f"{len(prompts)} prompts, {len(sampling)} samplings, {len(seeds)} seeds; give one of each per row"
             )
+        for row, prompt in enumerate(prompts):
+            if not prompt:
+                raise UsageError(f"prompt {row} is empty; every row needs at least one token")
+        order = sorted(range(len(seeds)), key=lambda row: (tuple(prompts[row]), seeds[row], astuple(sampling[row])))
+        prompts = [prompts[row] for row in order]
+        sampling, seeds = [sampling[row] for row in order], [seeds[row] for row in order]
         results = [Generation() for _ in prompts]
         with self.lock, torch.inference_mode():
             was_training = self.model.training
@@ -79,7 +87,8 @@ class Generator:
                     self._run(batch, sampling, seeds, results)
             finally:
                 self.model.train(was_training)
-        return results
+        placed = dict(zip(order, results, strict=True))
+        return [placed[row] for row in range(len(order))]
 
     def _run(
         self, jobs: list[_Job], sampling: Sequence[Sampling], seeds: Sequence[int], results: list[Generation]
@@ -173,8 +182,6 @@ def _batches(prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], max
     """Yield batches of jobs, longest prompts first, each within `max_tokens` or a single row."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, prompt in enumerate(prompts):
-        if not prompt:
-            raise UsageError(f"prompt {row} is empty; every row needs at least one token")
         groups.setdefault(tuple(prompt), []).append(row)
     jobs: list[_Job] = []
     size, longest, budget = 0, 0, 0

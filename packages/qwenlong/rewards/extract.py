@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 
-OPEN, CLOSE = "<think>", "</think>"
+#: Thinking tags as models write them, in any case and with blanks.
+_TAG = re.compile(r"<\s*+(/?)\s*+think\s*+>", re.IGNORECASE)
+_BRACE = re.compile(r"\\boxed\s*+\{|[{}]")
 #: A last line longer than this is running text, not a short answer, unless a marker introduces it.
 MAX_BARE_WORDS = 40
 # The published quick start's sentence (SPEC section 6); the shorter form only where the full one is missing.
 _MARKERS = (
-    re.compile(r"therefore,?\s+the\s+(?:final\s+|correct\s+)?answer\s+is\b[ \t]*:?", re.IGNORECASE),
-    re.compile(r"\bthe\s+(?:final\s+|correct\s+)?answer\s+is\b[ \t]*:?", re.IGNORECASE),
+    re.compile(r"therefore,?\s+the\s+(?:final\s+|correct\s+)?answer\s+is\b[ \t]*:?(?:\*\*?(?=\s|\Z))?", re.IGNORECASE),
+    re.compile(r"\bthe\s+(?:final\s+|correct\s+)?answer\s+is\b[ \t]*:?(?:\*\*?(?=\s|\Z))?", re.IGNORECASE),
 )
 _SPECIAL = re.compile(r"<\|(?:im_end|im_start|endoftext|eot_id)\|>.*\Z", re.DOTALL)
 #: A full stop that ends the text, not an ellipsis and not one of "U.S.".
@@ -24,23 +26,28 @@ def after_thinking(response: str) -> str | None:
     A response without thinking tags is returned whole. Text from an end-of-turn token on is no part of it.
     """
     text = _SPECIAL.sub("", response)
-    _, closed, tail = text.rpartition(CLOSE)
-    if OPEN in (tail if closed else text):
+    tags = list(_TAG.finditer(text))
+    if tags and not tags[-1][1]:
         return None
-    return tail.strip() if closed else text.strip()
+    return text[tags[-1].end() :].strip() if tags else text.strip()
 
 
 def _boxed(text: str) -> str | None:
-    r"""Return what the last complete \boxed{...} holds, braces balanced."""
-    for match in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
-        depth = 1
-        for position in range(match.end(), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                inner = text[match.end() : position].strip()
-                wrapped = re.fullmatch(r"\\(?:text|mathrm|textbf)\{(.*)\}", inner, re.DOTALL)
-                return wrapped.group(1) if wrapped else inner
-    return None
+    r"""Return what the complete \boxed{...} that begins last holds, braces balanced. Linear in the text."""
+    opened: list[re.Match[str]] = []
+    best: tuple[int, int] | None = None
+    for brace in _BRACE.finditer(text):
+        if brace[0] != "}":
+            opened.append(brace)
+        elif opened:
+            start = opened.pop()
+            if start[0] != "{" and (best is None or start.end() > best[0]):
+                best = start.end(), brace.start()
+    if best is None:
+        return None
+    inner = text[best[0] : best[1]].strip()
+    wrapped = re.fullmatch(r"\\(?:text|mathrm|textbf)\{(.*)\}", inner, re.DOTALL)
+    return wrapped[1] if wrapped else inner
 
 
 def unwrap(text: str) -> str:
@@ -59,8 +66,13 @@ def _inside(text: str) -> str | None:
     closing = _PAIRS.get(text[:1], "")
     if not closing or len(text) < 3 or not text.endswith(closing):
         return None
-    inner = text[1:-1]
-    # Two stars on each side are stripped one by one; any other mark inside belongs to a pair of its own.
+    depth = 1
+    if closing == "*":
+        # All stars at once: one pair at a time would cost the square of their number.
+        ends = len(text) - len(text.lstrip("*")), len(text) - len(text.rstrip("*"))
+        depth = min(*ends, (len(text) - 1) // 2)
+    inner = text[depth:-depth]
+    # What is left of stars on one side is part of the text; any other mark inside belongs to a pair of its own.
     clean = inner.strip("*") if closing == "*" else inner
     return None if closing in clean else inner.strip()
 

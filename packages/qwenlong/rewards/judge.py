@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from qwenlong.core.llm.asking import AGAIN_TEMPERATURE
 from qwenlong.core.llm.material import fence, last_verdict, unspelled
 from qwenlong.core.templates import fill
 from qwenlong.rewards.extract import after_thinking
@@ -13,6 +15,8 @@ from qwenlong.rewards.extract import after_thinking
 FOLDER = Path(__file__).parent / "prompts" / "v1"
 #: Longer answers are cut before the judge sees them, in characters.
 MAX_ANSWER_CHARACTERS = 2000
+#: What servers read as the end of a turn or of the thinking wherever it stands: <|end|>, <｜User｜>, </think>.
+_CONTROL = re.compile(r"<(?=[|｜]|\s*/?\s*think\b)", re.IGNORECASE)
 
 
 class ChatClient(Protocol):
@@ -33,22 +37,33 @@ def parse_verdict(text: str) -> bool | None:
 
 
 def prompt(question: str, gold: str | Sequence[str], answer: str) -> list[dict[str, str]]:
-    """Return the judge's messages; values are fenced and cannot spell a verdict or the fence."""
+    """Return the judge's messages; values are fenced and cannot spell a verdict, the fence or the end of a turn."""
     golds = gold if isinstance(gold, str) else " | ".join(gold)
     values = {"question": question, "gold": golds, "answer": answer[:MAX_ANSWER_CHARACTERS]}
-    values = {key: unspelled(value) for key, value in values.items()}
+    values = {key: unspelled(_CONTROL.sub("< ", value)) for key, value in values.items()}
     return [{"role": "user", "content": fill("equivalence", values | {"fence": fence(list(values.values()))}, FOLDER)}]
 
 
 async def equivalent(
-    client: ChatClient, question: str, gold: str | Sequence[str], answer: str, *, max_tokens: int = 2048, seed: int = 0
+    client: ChatClient,
+    question: str,
+    gold: str | Sequence[str],
+    answer: str,
+    *,
+    max_tokens: int = 2048,
+    attempt: int = 0,
 ) -> bool | None:
     """Ask the judge whether `answer` says the same as `gold`; None when its reply has no verdict.
 
+    The first try is greedy; another `attempt` at temperature 0 would give the same reply, so it is not.
     Raises core.llm.Unavailable when the judge cannot be reached after the client's retries.
     """
     reply = await client.chat(
-        prompt(question, gold, answer), max_tokens=max_tokens, temperature=0.0, top_p=1.0, seed=seed
+        prompt(question, gold, answer),
+        max_tokens=max_tokens,
+        temperature=AGAIN_TEMPERATURE if attempt else 0.0,
+        top_p=1.0,
+        seed=attempt,
     )
     # A reply that was cut off, or that a filter ended, may be a draft of another verdict.
     if getattr(reply, "finish_reason", "stop") in ("length", "content_filter", "refusal"):

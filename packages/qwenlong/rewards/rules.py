@@ -6,11 +6,11 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from difflib import SequenceMatcher
 from typing import Any
 
 from qwenlong.core.records import TASKS
 from qwenlong.rewards.extract import after_thinking, final_answer, marked, unwrap
+from qwenlong.rewards.similarity import ratio
 
 #: Largest relative error at which a number with decimals still counts as equal; whole numbers must be exact.
 RELATIVE_TOLERANCE = 0.0015
@@ -25,26 +25,45 @@ _SCALES = {
 }
 _NUMBER = re.compile(
     r"(?<![\w.,])(?<!\w-)(?P<sign>[-+−–])?\s?(?:[$€£¥]\s?)?"
-    r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?P<exponent>[eE][-+]?\d+)?"
+    r"(?P<digits>\d{1,3}(?:[,\u00a0\u2009\u202f]\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?P<exponent>[eE][-+]?\d+)?"
     r"(?:\s?(?P<scale>thousand|million|billion|trillion|mn|bn)\b)?(?![\d])(?=[^\w]|[a-zA-Z%°]|$)"
 )
+_SEPARATOR = re.compile(r"[,\u00a0\u2009\u202f]")
 _CONTEXT_YEAR = re.compile(
     r"\b(?:in|of|for|year|by|from|since|FY|to|and|between)\s+((?:19|20)\d\d)\b(?!\s*(?:%|million|billion))"
 )
 _WHOLE_NUMBER = re.compile(
     r"\s*[-+−–]?\s?(?:[$€£¥]\s?)?[\d.,]+(?:[eE][-+]?\d+)?\s*(?:(?:thousand|million|billion|trillion|mn|bn)\b)?"
-    r"\s*[%°]?(?:\s*[A-Za-z$€£¥./²³%-]+){0,4}\s*"
+    r"\s*[%°]?(?:\s*+[A-Za-z$€£¥./²³%-]++){0,4}\s*"
 )
 _CJK = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])")
+_MAX_MARKS = 30
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
 def _words(text: str) -> list[str]:
-    text = unicodedata.normalize("NFKC", text).casefold().replace("−", "-")
+    text = unicodedata.normalize("NFKC", _stream_safe(text)).casefold().replace("−", "-")
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = _CJK.sub(r" \1 ", text)
     # Words keep what tells them apart: 3.5 from 3, -5 from 5, C++ and C# from C, foo.bar from foo.
     return re.findall(r"(?<![\w.])-\d+(?:\.\d+)*|\w+(?:\.(?=\w)\w+)*[+#]*", text)
+
+
+def _stream_safe(text: str) -> str:
+    """Break runs of more than 30 combining marks (Unicode's stream-safe format).
+
+    No language has such runs, and to put the marks of one in order takes the square of its length.
+    """
+    if text.isascii():
+        return text
+    parts, run = [], 0
+    for character in text:
+        run = run + 1 if unicodedata.combining(character) else 0
+        if run > _MAX_MARKS:
+            parts.append("\u034f")
+            run = 1
+        parts.append(character)
+    return "".join(parts)
 
 
 def normalise(text: str) -> list[str]:
@@ -62,14 +81,15 @@ def covers(answer: str, gold: str) -> bool:
     outer = normalise(answer) if any(word not in _ARTICLES for word in inner) else _words(answer)
     if not inner:
         return False
-    return any(outer[i : i + len(inner)] == inner for i in range(len(outer) - len(inner) + 1))
+    # No word holds a blank, so that one search in C finds whole words only.
+    return f" {' '.join(inner)} " in f" {' '.join(outer)} "
 
 
 def numbers(text: str) -> list[tuple[float, bool]]:
     """Return the numbers in a text as (value, is written with decimals), scale words applied; "G20" holds none."""
     found = []
     for match in _NUMBER.finditer(text):
-        digits = match["digits"].replace(",", "")
+        digits = _SEPARATOR.sub("", match["digits"])
         scale = _SCALES.get((match["scale"] or "").lower(), 1.0)
         value = float(digits + (match["exponent"] or "")) * scale
         negative = match["sign"] in ("-", "−", "–")
@@ -98,7 +118,7 @@ def choice_letter(text: str) -> str | None:
     text = unwrap(text)
     if re.fullmatch(r"[A-Ja-j]", text):
         return text.upper()
-    match = re.match(r"\W*(?:(?i:option|choice|answer)\s*)?\W*([A-Ja-j])(?=[).:\]*}]|\s*[-–]\s|\s*$)", text)
+    match = re.match(r"\W*+(?:(?i:option|choice|answer)\W*+)?([A-Ja-j])(?=[).:\]*}]|\s*[-–]\s|\s*$)", text)
     if match is None:
         return None
     rest = text[match.end() :]
@@ -146,7 +166,7 @@ def _dialogue_memory(response: str, answers: Sequence[str], *, answer_prefix: st
         started = tail
     given = started.removeprefix(answer_prefix).strip()
     return max(
-        (SequenceMatcher(None, given, gold.removeprefix(answer_prefix).strip()).ratio() for gold in answers),
+        (ratio(given, gold.removeprefix(answer_prefix).strip()) for gold in answers),
         default=0.0,
     )
 

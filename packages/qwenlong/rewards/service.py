@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class Reward:
     dropped: bool = False
     reason: str = ""
 
+    @property
+    def asked(self) -> bool:
+        """Whether the judge was asked, whatever came of it."""
+        return self.judge is not None or self.dropped
+
 
 async def reward(
     task: str,
@@ -39,11 +45,13 @@ async def reward(
     *,
     question: str,
     judge: ChatClient | None = None,
+    patience: float | None = None,
     **fields: Any,
 ) -> Reward:
     """Return the reward of `response`; the judge is asked only where the rule gives 0 and an answer is there.
 
-    Raises ValueError for an unknown task. An unreachable judge, or one without a verdict, gives dropped=True.
+    Raises ValueError for an unknown task. An unreachable judge, one without a verdict, and one that has not decided
+    after `patience` seconds (waiting for its turn, tries and pauses together; None: no limit) give dropped=True.
     """
     rule = score(task, response, answers, **fields)
     answer = final_answer(response)
@@ -51,11 +59,14 @@ async def reward(
         return Reward(rule, rule)
     from qwenlong.core.llm import LLMError
 
-    for attempt in range(VERDICT_TRIES):
-        try:
-            verdict = await equivalent(judge, question, answers, answer, seed=attempt)
-        except LLMError as error:
-            return Reward(math.nan, rule, None, True, f"judge gave no reply: {error}")
-        if verdict is not None:
-            return Reward(float(verdict), rule, verdict)
+    try:
+        async with asyncio.timeout(patience):
+            for attempt in range(VERDICT_TRIES):
+                verdict = await equivalent(judge, question, answers, answer, attempt=attempt)
+                if verdict is not None:
+                    return Reward(float(verdict), rule, verdict)
+    except LLMError as error:
+        return Reward(math.nan, rule, None, True, f"judge gave no reply: {error}")
+    except TimeoutError:
+        return Reward(math.nan, rule, None, True, f"judge gave no reply: none within {patience:g} s")
     return Reward(math.nan, rule, None, True, "judge gave no verdict")

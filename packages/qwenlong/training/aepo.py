@@ -28,7 +28,7 @@ def batch_entropy(entropies: Tensor, response_mask: Tensor) -> float:
     rows = present.any(dim=1)
     if not bool(rows.any()):
         raise ValueError("no row has response tokens: the batch has no entropy; drop the batch before AEPO")
-    means = row_means(entropies[rows], present[rows]).tolist()
+    means = row_means(entropies, present)[rows].tolist()
     return math.fsum(means) / len(means)
 
 

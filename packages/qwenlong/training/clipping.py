@@ -59,6 +59,6 @@ def row_means(entropies: Tensor, present: Tensor) -> Tensor:
 
     `entropies` and the boolean `present` are [N, T]; entries that are not present are never read.
     """
-    zero = torch.zeros((), dtype=torch.float64, device=entropies.device)
-    total = torch.where(present, entropies.detach().to(torch.float64), zero).sum(dim=1)
+    zero = torch.zeros((), dtype=entropies.dtype, device=entropies.device)
+    total = torch.where(present, entropies.detach(), zero).sum(dim=1, dtype=torch.float64)
     return total / present.sum(dim=1).to(torch.float64)

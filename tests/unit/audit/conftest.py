@@ -96,11 +96,21 @@ def write_metrics(file: Path, steps: int, seed: int, low: float, high: float, ae
                 "response_length/mean": 40 + step,
                 "timing/step": 1.0,
                 **{f"reward/{task}/mean": 0.3 + 0.1 * n + 0.005 * step for n, task in enumerate(TASKS)},
+                **{f"reward/{task}/std": 0.5 - 0.02 * n for n, task in enumerate(TASKS)},
+                **{f"response_length/{task}/mean": 30.0 + 10 * n + step for n, task in enumerate(TASKS)},
             }
             if aepo:
                 row |= {"aepo/masked": float(masked), "aepo/masked_share": 0.4 * masked}
             stream.write(json.dumps(row) + "\n")
             entropy += (-0.15 if masked and aepo else 0.12) * (high - low)
+
+
+def write_similarity(file: Path, n: int) -> None:
+    """Write a similarity.json; the first stage has more pairs than were compared, the last none."""
+    entry = {"rouge_l": 0.4 + 0.01 * n, "pairs": 200, "pairs_there": 1234 if n == 0 else 200, "prompts": 40}
+    tasks = {task: entry | {"prompt_tokens": 350.0 + 10 * k} for k, task in enumerate(TASKS[:2])}
+    some = n < len(RL_STAGES) - 1
+    write_json(file, {"tasks": tasks if some else {}, "all": entry | {"prompt_tokens": 355.0} if some else None})
 
 
 def make_results(root: Path, items: int = 20) -> Path:
@@ -118,6 +128,7 @@ def make_results(root: Path, items: int = 20) -> Path:
         low, high = (band.low, band.high) if band else (0.2, 0.5)
         folder = results / "stages" / stage / "policy"
         write_metrics(folder / "metrics.jsonl", 24, n, low, high, band is not None)
+        write_similarity(folder / "similarity.json", n)
     write_scores(results / "ablations" / "grpo" / "evaluation" / "heldout", "heldout", 0.35, items, 91)
     write_metrics(results / "ablations" / "grpo" / "policy" / "metrics.jsonl", 12, 5, 0.2, 0.5, False)
     steps = ("candidates", "duplicate", "contaminated", "too_long", "not_extended", "kept")

@@ -67,11 +67,25 @@ def test_the_page_is_one_file_that_nests_and_escapes(results: Path, tmp_path: Pa
     assert page.open == [] and "script" not in page.tags
     assert len(page.ids) == len(set(page.ids))
     assert all(link.startswith("#") and link[1:] in page.ids for link in page.links) and len(page.links) == 10
-    assert len(page.sources) == 3 and all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+    assert len(page.sources) == 6 and all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
     # Names of XML dialects inside the drawings are not fetched; nothing else names an address.
     assert "http" not in re.sub(r"data:image/svg\+xml;base64,[\w+/=]+", "", text)
     assert "<b>bold</b>" not in text and text.count("&lt;script&gt;") >= 10
     assert "seen once" in text and "models/rl_3 ✓" in text and "training.batch_prompts" in text
+
+
+def test_rollouts_right_and_wrong_stand_beside_table_3(results: Path, tmp_path: Path) -> None:
+    """The paper's two rows, then ours by stage and task, with the number of pairs; the same in tables.json."""
+    folder = report(configuration(tmp_path, results), tmp_path / "audit").parent
+    text = " ".join((folder / "report.html").read_text().split())
+    table = text.partition('id="alike"')[2].partition("</table>")[0]
+    assert "docmath" in table and ">45.4<" in table and ">27.7<" in table and "of 1,234" in table
+    assert table.index("docmath") < table.index("rl_1") and "naive_grpo" not in table
+    values = json.loads((folder / "tables.json").read_text())["similarity"]
+    assert values["rl_1"][-1]["task"] == "all" and len(values) == 5
+    for file in results.glob("stages/*/policy/similarity.json"):
+        file.unlink()
+    assert 'id="alike"' not in report(configuration(tmp_path, results), tmp_path / "again").read_text()
 
 
 def test_the_same_files_give_the_same_bytes(results: Path, tmp_path: Path) -> None:

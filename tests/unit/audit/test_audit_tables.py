@@ -188,9 +188,37 @@ def test_curves_are_the_same_for_the_same_numbers(results: Path) -> None:
     assert first is not None and first == curves.training(read, config) and "<dc:date>" not in first
     changed = {**read, "rl_1": [{**row, "aepo/entropy": row["aepo/entropy"] + 1} for row in read["rl_1"]]}
     assert curves.training(changed, config) != first
-    assert curves.rewards_by_task(read) == curves.rewards_by_task(read) is not None
+    for key in ("reward/{}/mean", "reward/{}/std", "response_length/{}/mean"):
+        assert curves.by_task(read, key) == curves.by_task(read, key) is not None
+    assert curves.by_task(read, "nothing/{}/mean") is None
     assert curves.ablation_curves({"grpo": read["rl_1"], "aepo": []}) is not None
-    assert curves.training({}, config) is curves.rewards_by_task({}) is curves.ablation_curves({"a": []}) is None
+    assert curves.training({}, config) is curves.by_task({}, "reward/{}/mean") is None
+    assert curves.ablation_curves({"a": []}) is curves.entropy_against_norm({"a": []}) is None
+
+
+def test_the_scatter_of_figure_9(results: Path) -> None:
+    """A point a step that had a gradient, rho as the claim's check has it; one step alone has no rho."""
+    rows = metrics_of(results, "naive_grpo")
+    skipped = [{**rows[0], "step": 99.0, "aepo/skipped": 1.0, "actor/grad_norm": 0.0}]
+    assert checks.gradient_steps(rows + skipped) == checks.gradient_steps(rows) and len(rows) == 24
+    drawn = curves.entropy_against_norm({"naive_grpo": rows, "rl_1": metrics_of(results, "rl_1")})
+    assert drawn is not None and drawn == curves.entropy_against_norm(
+        {"naive_grpo": rows + skipped, "rl_1": metrics_of(results, "rl_1")}
+    )
+    assert curves.entropy_against_norm({"naive_grpo": rows[:1]}) is not None
+    assert curves.entropy_against_norm({"naive_grpo": skipped}) is None
+
+
+def test_similarities_of_rollouts(results: Path, tmp_path: Path) -> None:
+    """Tasks in order, all of them last; a stage without pairs has none; something else is named."""
+    read = reading.read_similarity(results / "stages/rl_1/policy/similarity.json")
+    assert [e.task for e in read] == [*sorted(TASKS[:2]), "all"] and read[0].pairs == 200
+    assert reading.read_similarity(tmp_path / "none.json") == []
+    (tmp_path / "similarity.json").write_text('{"tasks": {"a": {}}, "all": null}')
+    with pytest.raises(DataError, match="holds no similarities"):
+        reading.read_similarity(tmp_path / "similarity.json")
+    note = {c.id: c.note for c in checks.check_all(evaluations_of(results), config_of(results), claims.load())}
+    assert "beside Table 3" in note["wrong_and_right_rollouts_alike"]
 
 
 def metrics_of(folder: Path, stage: str) -> list[dict[str, float]]:

@@ -87,6 +87,17 @@ def test_stage_holds_params_metrics_tags_and_artifacts(config: Config, tmp_path:
     assert not Path("mlruns").exists()
 
 
+def test_a_table_is_stored_as_mlflow_shows_it_without_secrets(config: Config) -> None:
+    tracking.log_table({"a": [1]}, "nowhere.json")  # no run is open
+    with tracking.stage(config, "rl_1") as run:
+        tracking.log_table({"step": [5, 5], "response": ["plain", "the key is sk-abcdefgh12345678"]}, "rollouts/5.json")
+    file = Path(config.run.results) / "mlartifacts" / run.run_id / "artifacts/rollouts/5.json"
+    table = json.loads(file.read_text())
+    assert table["columns"] == ["step", "response"] and table["data"][0] == [5, "plain"] and len(table["data"]) == 2
+    assert "sk-abcdefgh12345678" not in file.read_text()
+    assert "rollouts/5.json" in get(config, run.run_id).data.tags["mlflow.loggedArtifacts"]
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [

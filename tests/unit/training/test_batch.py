@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from qwenlong.core.config import AEPOConfig, ClippingConfig, StageConfig
 from qwenlong.training.aepo import EntropyController
-from qwenlong.training.batch import Rows, plan, shuffled
+from qwenlong.training.batch import Rows, plan, row_entropies, settle_truncated, shuffled
 
 
-def make(rewards, groups, tasks, lengths, entropies=None, turns=None, trajectories=None, dropped=None, padding=None):
+def make(
+    rewards, groups, tasks, lengths, entropies=None, turns=None, trajectories=None, dropped=None, padding=None, cut=()
+):
     """Rows of given lengths; tokens outside the mask hold NaN, which must never show."""
     n, width = len(rewards), max(lengths)
     mask = torch.zeros(n, width, dtype=torch.bool)
@@ -34,6 +37,7 @@ def make(rewards, groups, tasks, lengths, entropies=None, turns=None, trajectori
         padding=padding or [False] * n,
         entropies=entropy,
         response_mask=mask,
+        truncated=cut,
     )
 
 
@@ -181,3 +185,87 @@ def test_shuffled_rewards_are_the_same_ones_elsewhere(seed, trajectories):
 def test_shuffling_moves_rewards_across_groups_and_tasks():
     rows = make([1.0, 1.0, 0.0, 0.0], ["g", "g", "h", "h"], ["a", "a", "b", "b"], [1, 1, 1, 1])
     assert any(len(set(shuffled(rows, seed).rewards[:2].tolist())) == 2 for seed in range(20))
+
+
+def test_the_policies_for_truncated_trajectories():
+    # Group g: x of two turns, the first cut off; y and z whole. Group h: one of two cut off. The last row is padding.
+    rows = make(
+        rewards=[1.0, 1.0, 0.0, 0.5, 1.0, 0.0, 1.0],
+        groups=["g", "g", "g", "g", "h", "h", "g"],
+        tasks=["a"] * 7,
+        lengths=[2, 1, 4, 3, 2, 2, 1],
+        turns=[0, 1, 0, 0, 0, 0, 0],
+        trajectories=["x", "x", "y", "z", "v", "w", "pad"],
+        padding=[False] * 6 + [True],
+        cut=[True, False, False, False, True, False, True],
+    )
+    stage = StageConfig(advantage="grpo", aepo=None)
+    kept, counted = settle_truncated(rows, "keep")
+    assert kept is rows
+    assert counted == {"rollout/truncated": 2.0, "rollout/truncated_share": 0.4}
+
+    zeroed, again = settle_truncated(rows, "zero_reward")
+    assert again == counted
+    # Both turns of x and v lose it; the padding row is left alone.
+    assert zeroed.rewards.tolist() == [0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 1.0]
+    assert plan(zeroed, stage, None).metrics["reward/mean"] == pytest.approx(0.1)
+
+    dropped, _ = settle_truncated(rows, "drop")
+    assert dropped.dropped == [True, True, False, False, True, False, False]
+    result = plan(dropped, stage, None)
+    # v is cut off, so that w alone is no group: y and z are what is left, with 7 tokens in one group.
+    wanted = reference([0.0, 0.5], ["g", "g"], ["a", "a"], [4, 3], "grpo")
+    assert [float(result.weights[i, 0]) for i in range(7)] == pytest.approx([0, 0, *wanted, 0, 0, 0])
+    assert result.metrics["rollout/dropped"] == 3
+
+
+def test_rows_without_the_flag_are_none_truncated_and_all_may_be():
+    rows = make([0.0, 1.0], ["g", "g"], ["a", "a"], [1, 1])
+    assert settle_truncated(rows, "drop") == (rows, {"rollout/truncated": 0.0, "rollout/truncated_share": 0.0})
+    everything, counted = settle_truncated(make([0.0, 1.0], ["g", "g"], ["a", "a"], [1, 1], cut=[True, True]), "drop")
+    result = plan(everything, StageConfig(aepo=None), None)
+    assert counted["rollout/truncated_share"] == 1.0 and result.empty and result.metrics["rollout/dropped"] == 2
+
+
+@pytest.mark.parametrize("loss", ["dapo", "gspo", "clip_cov"])
+def test_verls_own_losses_get_masked_advantages_undivided(loss):
+    rewards, groups, lengths = [1.0, 0.0, 0.0, 1.0], ["g", "g", "h", "h"], [2, 3, 1, 4]
+    rows = make(rewards, groups, ["a"] * 4, lengths, entropies=[0.5] * 4)
+    stage = StageConfig(advantage="grpo", loss=loss, aepo=AEPOConfig(low=0.1, high=0.2))
+    result = plan(rows, stage, EntropyController(0.1, 0.2))
+    # Sample std of (1, 0) is 1/sqrt 2. The entropy 0.5 lies above the band: negative rows are masked.
+    up = 0.5 * math.sqrt(2)
+    for i, length in enumerate(lengths):
+        wanted = up if rewards[i] else 0.0
+        assert result.weights[i, :length].tolist() == pytest.approx([wanted] * length)
+        assert not result.weights[i, length:].any()
+    assert result.metrics["aepo/masked"] == 1.0
+
+
+def test_what_became_of_each_row():
+    """Advantage of the trajectory on each of its turns, tokens taken out, mean entropy of the row alone."""
+    # Trajectories: x (2 + 3 tokens, wrong), y (4, right), z (1, dropped), and a row of padding.
+    rows = make(
+        [0.0, 0.0, 1.0, 0.0, 0.0],
+        ["g"] * 5,
+        ["a"] * 5,
+        [2, 3, 4, 1, 2],
+        entropies=[0.5, 2.0, 3.0, 1.0, 9.0],
+        turns=[0, 1, 0, 0, 0],
+        trajectories=["x", "x", "y", "z", "p"],
+        dropped=[False, False, False, True, False],
+        padding=[False, False, False, False, True],
+    )
+    controller = EntropyController(0.1, 0.2)
+    result = plan(rows, StageConfig(aepo=AEPOConfig(low=0.1, high=0.2)), controller)
+    half = 0.5 / statistics.stdev([0.0, 1.0])
+    assert result.advantages[:3].tolist() == pytest.approx([-half, -half, half])
+    assert result.advantages[3:].isnan().all()
+    assert result.masked_tokens.tolist() == [2, 3, 0, 0, 0]
+    assert row_entropies(rows).tolist() == [0.5, 2.0, 3.0, 1.0, 9.0]
+    # Token clipping takes single tokens: those of the second turn lie above the threshold.
+    clip = ClippingConfig(level="token", side="high", threshold=1.0)
+    result = plan(rows, StageConfig(aepo=None, clipping=clip), None)
+    assert result.masked_tokens.tolist() == [0, 3, 0, 0, 0]
+    nothing = plan(replace(rows, dropped=[True] * 5), StageConfig(aepo=None), None)
+    assert nothing.advantages.isnan().all() and nothing.masked_tokens.tolist() == [0] * 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from qwenlong.training.verl_plugin.checkpoint import finish, is_whole, latest, prune, step_of
+from qwenlong.training.verl_plugin.checkpoint import finish, is_whole, latest, newest_before, prune, step_of
 
 
 def _write(root, step, whole=True):
@@ -61,3 +61,14 @@ def test_a_step_whose_checkpoint_is_whole_keeps_its_line_though_the_log_lost_it(
     assert lines == [{"step": 1, "reward/mean": 0.5}, {"step": 2, "reward/mean": 0.25}]
     assert [a["after"] for a in stage.attempts()] == [0, 2]
     assert "k = 2 of 4; steps repeated: 0" in capsys.readouterr().err
+
+
+def test_prune_keeps_the_checkpoint_to_go_back_to(tmp_path):
+    for step in (1, 5, 6, 9, 10):
+        _write(tmp_path, step)
+    _write(tmp_path, 7, whole=False)
+    assert step_of(newest_before(tmp_path, 9)) == 6 and newest_before(tmp_path, 1) is None
+    prune(tmp_path, keep=2, before=6)
+    assert sorted(step_of(p) for p in tmp_path.iterdir() if is_whole(p)) == [5, 9, 10]
+    prune(tmp_path, keep=2, before=10)
+    assert sorted(step_of(p) for p in tmp_path.iterdir() if is_whole(p)) == [9, 10]

@@ -27,6 +27,14 @@ from qwenlong.core.config.models import (
     NanoTrainingConfig,
     ScratchConfig,
 )
+from qwenlong.core.config.objectives import (
+    ClipCovLoss,
+    DapoLoss,
+    DivergenceConfig,
+    GroupTokenLoss,
+    GspoLoss,
+)
+from qwenlong.core.config.parallel import MemoryConfig, RolloutConfig
 from qwenlong.core.config.section import Section
 from qwenlong.core.config.training import (
     AblationRow,
@@ -56,16 +64,21 @@ __all__ = [
     "AgentConfig",
     "BaseConfig",
     "BenchmarkTexts",
+    "ClipCovLoss",
     "ClippingConfig",
     "Config",
     "CorpusConfig",
     "DatasetConfig",
+    "DapoLoss",
     "DistractorsConfig",
+    "DivergenceConfig",
     "EndpointConfig",
     "EngineConfig",
     "EvaluationConfig",
     "ExtractConfig",
     "GraphConfig",
+    "GroupTokenLoss",
+    "GspoLoss",
     "LLMConfig",
     "FiltersConfig",
     "FolderConfig",
@@ -75,6 +88,7 @@ __all__ = [
     "MaseConfig",
     "Nl2SqlConfig",
     "SqlConfig",
+    "MemoryConfig",
     "MemoryRLConfig",
     "MergeConfig",
     "NanoTrainingConfig",
@@ -83,6 +97,7 @@ __all__ = [
     "RL_STAGES",
     "ResourceConfig",
     "ResourcesConfig",
+    "RolloutConfig",
     "RunConfig",
     "SCORED_STAGES",
     "ScreenConfig",

@@ -140,6 +140,9 @@ class EndpointConfig(Section):
     """Requests in flight."""
     retries: Annotated[int, Field(ge=0)] = 4
     """Tries after the first, with growing pauses."""
+    patience_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    """In training: time for one verdict, the wait for a turn, tries and pauses together. The rollout is dropped after
+    it, so that a judge that hangs holds up a step for no longer."""
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     """Most requests that this process starts in any 60 seconds, tries counted; none: no limit."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from qwenlong.core.config.objectives import DivergenceConfig, GroupTokenLoss, Loss, Truncated
+from qwenlong.core.config.parallel import MemoryConfig, RolloutConfig
 from qwenlong.core.config.section import Section, plain_name
 
 
@@ -77,21 +79,35 @@ class StageConfig(Section):
     """Task-balanced batches."""
     advantage: Literal["grpo", "batch_std", "task_std"] = "task_std"
     """Advantage estimator (Eqs. 3, 7)."""
+    loss: Loss = GroupTokenLoss()
+    """Eq. 4's loss, or for comparison one of verl's own: a name (dapo, gspo, clip_cov) or {kind: ..., parameters}."""
     clipping: ClippingConfig | None = None
     """Negative gradient clipping at a fixed threshold; ablations only."""
     aepo: AEPOConfig | None = AEPOConfig()
     """Adaptive entropy-controlled policy optimisation; none: off."""
     memory: MemoryRLConfig | None = None
     """Memory-agent rollouts instead of full-context ones."""
+    truncated: Truncated = "keep"
+    """Trajectories with a response cut off at its limit: keep the rule's reward, give 0, or drop them as after a judge
+    outage. [assumed: keep]"""
+    divergence: DivergenceConfig | None = DivergenceConfig()
+    """When to stop by itself; none: never."""
     shuffle_rewards: bool = False
     """Control experiment: rewards are permuted among the rollouts of a batch, so that nothing can be learnt."""
     save_every: Annotated[int, Field(ge=1)] = 5
     """Steps between checkpoints; a killed stage resumes at the last one."""
+    log_rollout_groups: Annotated[int, Field(ge=0)] = 4
+    """Prompts a step whose rollouts are kept with tokens and text, for people and for ROUGE-L; tasks take turns, and
+    prompts with right and wrong rollouts come first. Of all others a digest of the tokens is kept."""
 
     @model_validator(mode="after")
     def _consistent(self) -> StageConfig:
         if self.clipping is not None and self.aepo is not None:
             raise ValueError("clipping and aepo exclude each other; set one of them to null")
+        if self.loss.kind != "group_token" and self.aepo is not None and self.aepo.denominator == "surviving":
+            raise ValueError(
+                f"aepo.denominator = surviving belongs to loss group_token; with loss {self.loss.kind} set it to kept"
+            )
         return self
 
 
@@ -120,15 +136,23 @@ class StageOverrides(Section):
     """See training."""
     advantage: Literal["grpo", "batch_std", "task_std"] | None = None
     """See training."""
+    loss: Loss | None = None
+    """See training."""
     clipping: ClippingConfig | None = None
     """See training."""
     aepo: AEPOConfig | None = None
-    """See training; null turns AEPO off for this stage."""
+    """See training; null turns AEPO off for this stage, keys that are left out are training's."""
     memory: MemoryRLConfig | None = None
     """See training."""
+    truncated: Truncated | None = None
+    """See training."""
+    divergence: DivergenceConfig | None = None
+    """See training; null turns early stopping off for this stage, keys that are left out are training's."""
     shuffle_rewards: bool | None = None
     """See training."""
     save_every: int | None = None
+    """See training."""
+    log_rollout_groups: int | None = None
     """See training."""
 
 
@@ -166,14 +190,58 @@ class EngineConfig(Section):
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
     """vLLM tensor parallelism."""
     sequence_parallel: Annotated[int, Field(ge=1)] = 1
-    """Ulysses sequence parallelism in training."""
+    """Ulysses sequence parallelism in training: GPUs that share one row. Needs flash_attention_2."""
+    packed: bool | None = None
+    """Rows of a group behind one copy of their prompt, logits in chunks (docs/training.md). It excludes sequence
+    parallelism and other heads; false: verl's own engine; none: packed unless one of these is set. Always so on cpu."""
+    attention: Literal["auto", "flash_attention_2", "sdpa"] = "auto"
+    """Attention in verl's own engine; auto: flash_attention_2 where the package is installed, else sdpa."""
+    experts: Literal["grouped_mm", "batched_mm", "eager"] | None = None
+    """How transformers computes a mixture of experts; none: its own choice. verl's FSDP2 shards experts like any other
+    parameter, trains the router, adds no load-balancing loss, and has no replay of the rollout's routes."""
     micro_batch_tokens: Annotated[int, Field(ge=64)] = 16384
-    """Padded tokens per micro-batch, training and log-probabilities."""
+    """Tokens per GPU and micro-batch, training and log-probabilities; a row of sequence_parallel times as many fits.
+    On cpu a whole row is taken even if it is longer."""
     object_store_mb: Annotated[int, Field(ge=80)] = 256
     """Cap of Ray's object store, in MB."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.6
     """vLLM's share of GPU memory."""
+    release_rollout_memory: bool = True
+    """vLLM gives its memory back while the policy is trained. False saves the time where both fit at once."""
     enforce_eager: bool = False
     """vLLM without CUDA graphs."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of computation; weights handed between stages are float32."""
+    collective_timeout_minutes: Annotated[int, Field(ge=1)] = 10
+    """How long a rank waits for the others in one collective before the run fails; torch's value. Raise it with the
+    model: rank 0 alone reads the weights from disk while the rest wait, and steps on long rows differ."""
+    start_timeout_minutes: Annotated[int, Field(ge=1)] = 5
+    """How long verl waits for its workers to come up on all nodes."""
+    memory: MemoryConfig = MemoryConfig()
+    """Memory of training."""
+    rollout: RolloutConfig = RolloutConfig()
+    """vLLM."""
+
+    @model_validator(mode="after")
+    def _rows(self) -> EngineConfig:
+        if self.platform == "cuda" and self.packed:
+            if self.sequence_parallel > 1:
+                raise ValueError(
+                    f"packed rows cannot be split over a sequence (sequence_parallel = {self.sequence_parallel}); "
+                    "leave packed out, or set sequence_parallel to 1"
+                )
+            if self.memory.head != "logits":
+                raise ValueError(
+                    f"packed rows have a chunked head of their own (memory.head = {self.memory.head}); "
+                    "leave packed or memory.head out"
+                )
+        return self
+
+    @property
+    def packs(self) -> bool:
+        """Whether rows are packed."""
+        if self.platform == "cpu":
+            return True
+        if self.packed is None:
+            return self.sequence_parallel == 1 and self.memory.head == "logits"
+        return self.packed

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
+from qwenlong.core.config.fit import engine_faults, stage_faults
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
@@ -111,11 +112,15 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _stages_resolve(self) -> Config:
-        for name in RL_STAGES:
-            self.stage(name)
+        resolved = {f"stages.{name}": self.stage(name) for name in RL_STAGES}
         for row in self.ablations.rows:
             if isinstance(row, AblationRow):
-                self.ablation(row.name)
+                resolved[f"ablations.{row.name}"] = self.ablation(row.name)
+        faults = engine_faults(self.engine)
+        for name, stage in resolved.items():
+            faults += stage_faults(self.engine, stage, name)
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
     @model_validator(mode="after")
@@ -155,10 +160,19 @@ _STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+_MERGED = {"aepo", "divergence"}
+
+
 def _overlay(base: StageConfig, fixed: dict[str, Any], *layers: StageOverrides | None) -> StageConfig:
     values = base.model_dump() | fixed
     for layer in layers:
         if layer is not None:
-            # Only keys that were written: null is a value ("off"), absence is not.
-            values |= layer.model_dump(include=layer.model_fields_set)
+            # Only keys that were written: null is a value ("off"), absence is not. So too within the sections of which
+            # a stage may change one key.
+            given = layer.model_dump(include=layer.model_fields_set)
+            for key in _MERGED & given.keys():
+                section = getattr(layer, key)
+                if section is not None and values[key] is not None:
+                    given[key] = values[key] | section.model_dump(exclude_unset=True)
+            values |= given
     return StageConfig.model_validate(values)

@@ -190,8 +190,10 @@ class Client:
         import httpx
 
         try:
-            response = await self._http.post(self._url, json=body)
-        except httpx.TimeoutException:
+            # httpx counts from one piece of the reply to the next: a server that drips would hold a request for ever.
+            async with asyncio.timeout(self.endpoint.timeout_seconds):
+                response = await self._http.post(self._url, json=body)
+        except (httpx.TimeoutException, TimeoutError):
             raise _Retry("timeout", f"no reply within {self.endpoint.timeout_seconds:g} s") from None
         except httpx.HTTPError as error:
             raise _Retry("connection", self._clean(f"{type(error).__name__}: {error}")) from None

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+_DOUBLED = re.compile(r"(?<=\[)(?=\[)|(?<=\])(?=\])")
 _VERDICT = re.compile(r"\W*\[\[(YES|NO)\]\]\W*")
 
 
@@ -16,7 +17,7 @@ def fence(texts: Sequence[str]) -> str:
 
 def unspelled(text: str) -> str:
     """Return a text that cannot spell a verdict such as [[YES]]."""
-    return text.replace("[[", "[ [").replace("]]", "] ]")
+    return _DOUBLED.sub(" ", text)
 
 
 def last_verdict(own: str) -> bool | None:

@@ -1,7 +1,9 @@
 """A rollout server on Hugging Face transformers for verl on CPU: requests that wait together share a batch.
 
 Sampling is seeded per request, so a response depends on prompt, weights, sampling parameters and seed, not on
-which requests happened to share its batch.
+which requests happened to share its batch, but for float noise. To be without that too, a batch waits for all rows of
+a step where requests say how many there are: `wave` rows come at once, and `follows` tells that another one comes
+after this one's response.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from verl.workers.rollout.base import _ROLLOUT_REGISTRY, BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, RolloutReplicaRegistry, TokenOutput
 
 NAME = "hf_cpu"
+#: Seconds without a new request after which a batch starts, and after which it starts without rows that should come.
+_QUIET, _PATIENCE = 0.01, 5.0
 
 
 def _server_name(replica_rank: int, suffix: str = "") -> str:
@@ -71,6 +75,8 @@ class HFServer:
         self.global_steps: int | None = None
         self.queue: list[tuple[list[int], dict[str, Any], asyncio.Future[Any]]] = []
         self.worker: asyncio.Task[None] | None = None
+        #: Rows that come because the last batch's responses were not the end.
+        self.following = 0
         self.weights_lock = asyncio.Lock()
 
     async def load_weights(self, state: dict[str, torch.Tensor], global_steps: int | None) -> None:
@@ -86,6 +92,7 @@ class HFServer:
             if set(missing) - tied or unexpected:
                 raise RuntimeError(f"weights do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
             self.global_steps = global_steps
+            self.following = 0
 
     async def generate(
         self, request_id: str, *, prompt_ids: list[int], sampling_params: dict[str, Any], **kwargs: Any
@@ -107,11 +114,13 @@ class HFServer:
     async def _serve(self) -> None:
         while self.queue:
             # Requests arrive over Ray one by one: as long as more keep coming, wait a little; never a fixed time.
-            seen = -1
-            while seen != len(self.queue):
+            seen, quiet = -1, 0.0
+            while quiet < (_PATIENCE if len(self.queue) < self._expected() else _QUIET):
+                quiet = 0.0 if seen != len(self.queue) else quiet + _QUIET
                 seen = len(self.queue)
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(_QUIET)
             batch, self.queue = self.queue, []
+            self.following = sum(bool(params.get("follows")) for _, params, _ in batch)
             async with self.weights_lock:
                 try:
                     generations = await asyncio.to_thread(self._generate, batch)
@@ -122,6 +131,10 @@ class HFServer:
                     for _, _, future in batch:
                         if not future.done():
                             future.set_exception(error)
+
+    def _expected(self) -> int:
+        """Return how many rows belong together, as far as requests have told."""
+        return max(self.following, *(int(params.get("wave") or 0) for _, params, _ in self.queue))
 
     def _generate(self, batch: list[tuple[list[int], dict[str, Any], Any]]) -> Any:
         from qwenlong.inference.engine import Sampling

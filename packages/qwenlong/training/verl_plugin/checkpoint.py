@@ -53,8 +53,19 @@ def latest(root: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` whole checkpoints; the marker goes first, so a kill leaves none half-marked."""
+def newest_before(root: Path, step: int) -> Path | None:
+    """Return the newest whole checkpoint of an earlier step than `step`, none if there is none."""
+    return next((p for p in reversed(_steps(root)) if step_of(p) < step and is_whole(p)), None)
+
+
+def prune(root: Path, keep: int, before: int | None = None) -> None:
+    """Remove all but the newest `keep` whole checkpoints, and the newest one of a step earlier than `before`.
+
+    The marker goes first, so a kill leaves none half-marked.
+    """
+    good = newest_before(root, before) if before is not None else None
     for folder in [p for p in _steps(root) if is_whole(p)][:-keep]:
+        if folder == good:
+            continue
         (folder / MARKER).unlink()
         shutil.rmtree(folder, ignore_errors=True)

@@ -11,22 +11,38 @@ from typing import Any
 
 from qwenlong.core.config import Config, StageConfig
 from qwenlong.core.errors import DataError, QwenlongError
-from qwenlong.core.files import atomic_directory, digest_path, digest_value, disk_full, write_json
+from qwenlong.core.files import (
+    atomic_directory,
+    digest_path,
+    digest_value,
+    disk_full,
+    read_json,
+    remove_partials,
+    write_json,
+)
 from qwenlong.core.processes import lock
 from qwenlong.core.seeds import derive
+from qwenlong.training import rollout_log, similarity
+from qwenlong.training.divergence import Diverged
+from qwenlong.training.verl_plugin import large_models
 from qwenlong.training.verl_plugin.checkpoint import METRICS, latest, step_of
+from qwenlong.training.verl_plugin.objective import loss_keys
 
 MODULES = "qwenlong.training.verl_plugin.register"
 #: Free bytes below which a failure is put down to the disk.
 _FULL = 2**20
 CPU_PLATFORM = "qwenlong.training.cpu_platform.platform"
+CUDA_ENGINE = "qwenlong.training.verl_plugin.cuda_engine"
 
 
 def environment(config: Config) -> dict[str, str]:
     """Return the environment variables that every process of the run needs before it imports verl."""
     cpu = config.engine.platform == "cpu"
+    ours = [CPU_PLATFORM, MODULES] if cpu else [MODULES, *[CUDA_ENGINE] * config.engine.packs]
+    # Modules that the environment names already are somebody's own extension: kept, and loaded after ours.
+    named = [m.strip() for m in os.environ.get("VERL_USE_EXTERNAL_MODULES", "").split(",")]
     variables = {
-        "VERL_USE_EXTERNAL_MODULES": f"{CPU_PLATFORM},{MODULES}" if cpu else MODULES,
+        "VERL_USE_EXTERNAL_MODULES": ",".join(dict.fromkeys([*ours, *(m for m in named if m)])),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_DASHBOARD": "1",
         "RAY_DEDUP_LOGS": "0",
@@ -34,6 +50,8 @@ def environment(config: Config) -> dict[str, str]:
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
         "TOKENIZERS_PARALLELISM": "false",
         "WANDB_MODE": "disabled",
+        # MLflow's own patience with a server that is down is four minutes a call, several calls a step.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"),
         "TQ_NUM_THREADS": str(min(8, os.cpu_count() or 1)),
         "PYTHONHASHSEED": "0",
         # verl warns about each engine that is not installed, in every process.
@@ -44,6 +62,8 @@ def environment(config: Config) -> dict[str, str]:
         variables |= {"VERL_PLATFORM": "cpu", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
         variables["OMP_WAIT_POLICY"] = "PASSIVE"
         variables["QWENLONG_ROLLOUT_THREADS"] = variables["OMP_NUM_THREADS"]
+    else:
+        variables[large_models.COLLECTIVE_TIMEOUT] = str(config.engine.collective_timeout_minutes)
     return variables
 
 
@@ -54,14 +74,10 @@ def overrides(
     engine = config.engine
     cpu = engine.platform == "cpu"
     memory = stage.memory
-    if memory is not None:
-        response = max(memory.memory_tokens, memory.answer_tokens)
-        # A turn shows problem, memory with plan, and one chunk; the template and its tags come on top.
-        prompt = stage.max_input_tokens
-    else:
-        response, prompt = stage.max_output_tokens, stage.max_input_tokens
+    prompt, response = large_models.row_limits(stage)
     # Rows differ in number and length (turns!), so micro-batches are filled by tokens, at least one whole row each.
-    micro = max(engine.micro_batch_tokens, prompt + response)
+    # verl multiplies the number by the sequence-parallel size.
+    micro = max(engine.micro_batch_tokens, -(-(prompt + response) // engine.sequence_parallel))
     precision = {"float32": "fp32", "bfloat16": "bf16"}[engine.dtype]
     actor = "actor_rollout_ref.actor"
     rollout = "actor_rollout_ref.rollout"
@@ -86,9 +102,7 @@ def overrides(
             "seed": config.run.seed,
         },
         "actor_rollout_ref.model.path": str(model),
-        "actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
         "actor_rollout_ref.model.use_remove_padding": not cpu,
-        "actor_rollout_ref.model.enable_gradient_checkpointing": not cpu,
         f"{actor}.strategy": "fsdp2",
         f"{actor}.use_torch_compile": False,
         f"{actor}.fsdp_config.use_torch_compile": False,
@@ -112,7 +126,6 @@ def overrides(
         f"{actor}.grad_clip": stage.max_grad_norm,
         f"{actor}.use_kl_loss": False,
         f"{actor}.entropy_coeff": 0,
-        f"{actor}.policy_loss.loss_mode": "qwenlong_group_token",
         f"{rollout}.name": "hf_cpu" if cpu else "vllm",
         f"{rollout}.n": stage.group_size,
         f"{rollout}.temperature": stage.temperature,
@@ -121,10 +134,10 @@ def overrides(
         f"{rollout}.tensor_model_parallel_size": engine.tensor_parallel,
         f"{rollout}.gpu_memory_utilization": engine.gpu_memory_utilization,
         f"{rollout}.enforce_eager": engine.enforce_eager,
-        f"{rollout}.free_cache_engine": not cpu,
+        f"{rollout}.free_cache_engine": engine.release_rollout_memory and not cpu,
         f"{rollout}.log_prob_use_dynamic_bsz": True,
         f"{rollout}.log_prob_max_token_len_per_gpu": micro,
-        f"{rollout}.agent.num_workers": 1 if cpu else engine.nodes * 4,
+        f"{rollout}.agent.num_workers": 1 if cpu else engine.nodes * 8,
         f"{rollout}.agent.default_agent_loop": "qwenlong_memory" if memory is not None else "qwenlong_single",
         "algorithm.adv_estimator": "grpo",
         "algorithm.use_kl_in_reward": False,
@@ -153,7 +166,10 @@ def overrides(
             "stage": stage.model_dump(mode="json"),
             "seed": derive(config.run.seed, "sampler"),
             "metrics": str(state / "metrics.jsonl"),
+            "packed": engine.packs,
         },
+        **loss_keys(stage),
+        **large_models.keys(config, prompt=prompt, response=response),
     }
 
 
@@ -188,7 +204,8 @@ class Stage:
         # Checkpoints belong to these inputs and settings; others' are not resumed.
         self.key = digest_value(
             {
-                "stage": stage.model_dump(mode="json"),
+                # When to stop is no property of a checkpoint: with looser bounds the stage goes on from it.
+                "stage": stage.model_dump(mode="json", exclude={"divergence"}),
                 "seed": config.run.seed,
                 "inputs": [digest_path(p) for p in (samples, documents, model)],
             }
@@ -221,6 +238,7 @@ class Stage:
 
     def prepare(self) -> Path | None:
         """Return the checkpoint to resume from, none to start afresh; metrics of repeated steps are removed."""
+        remove_partials(self.state)
         resume = latest(self.state)
         step = step_of(resume) if resume is not None else 0
         logged = self._steps_logged()
@@ -254,7 +272,7 @@ class Stage:
             )
         attempts = self.attempts()
         attempts[-1]["reached"] = self.stage.steps
-        summary = {"stage": self.name, "steps": self.stage.steps, "attempts": attempts, "key": self.key}
+        summary: dict[str, Any] = {"stage": self.name, "steps": self.stage.steps, "attempts": attempts, "key": self.key}
         with atomic_directory(self.out) as partial:
             for file in sorted((final / "actor").rglob("*")):
                 # Optimizer and random states serve resuming only; what goes on is the policy.
@@ -263,12 +281,17 @@ class Stage:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, target)
             shutil.copyfile(self.state / "metrics.jsonl", partial / "metrics.jsonl")
+            table = partial / rollout_log.TABLE
+            summary["rollouts"] = rollout_log.join(self.state, table, self.stage.steps)
+            alike = similarity.measure(lambda: rollout_log.read(table, texts=True), self.config.run.seed)
+            write_json(partial / similarity.FILE, alike)
             write_json(partial / "stage.json", summary)
         return summary
 
 
 def train(stage: Stage, run: Any) -> dict[str, Any]:
     """Train a stage to its last step, resuming where a checkpoint is whole, and export it. `run`: its MLflow run."""
+    large_models.check(stage.config, stage.stage, stage.model)
     resume = stage.prepare()
     if resume is None or step_of(resume) < stage.stage.steps:
         variables = environment(stage.config)
@@ -289,13 +312,20 @@ def train(stage: Stage, run: Any) -> dict[str, Any]:
         values["trainer.experiment_name"] = stage.name
         try:
             _run(build_config(values), variables)
+        except Diverged as error:
+            if run is not None:
+                run.set_tags({"qwenlong.stopped": error.reason, "qwenlong.stopped_because": str(error)})
+            raise
         except Exception as error:
             # torch and Ray report a full disk in words of their own, with no error number.
             if "No space left" in str(error) or shutil.disk_usage(stage.state).free < _FULL:
                 latest(stage.state)  # removes the checkpoint that was under way
                 raise disk_full(stage.state) from error
             raise
-    return stage.export()
+    summary = stage.export()
+    if run is not None:
+        run.log_metrics(similarity.metrics(read_json(stage.out / similarity.FILE)), stage.stage.steps)
+    return summary
 
 
 def _run(config: Any, variables: dict[str, str]) -> None:

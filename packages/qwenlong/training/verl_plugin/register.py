@@ -10,3 +10,11 @@ if os.environ.get("VERL_PLATFORM", "").lower() == "cpu":
 
 import qwenlong.training.verl_plugin.agent_loops
 import qwenlong.training.verl_plugin.loss  # noqa: F401
+
+if minutes := os.environ.get("QWENLONG_COLLECTIVE_TIMEOUT_MINUTES"):
+    from datetime import timedelta
+
+    from torch.distributed import distributed_c10d
+
+    # verl opens its process group and every mesh with torch's default; its own key `nccl_timeout` is read by nothing.
+    distributed_c10d.default_pg_nccl_timeout = timedelta(minutes=int(minutes))

@@ -20,9 +20,15 @@ from verl.workers.utils.padding import response_to_nested
 
 from qwenlong.core.config import StageConfig
 from qwenlong.core.seeds import derive
-from qwenlong.training.batch import Rows, plan, shuffled
+from qwenlong.training.balance import by_group
+from qwenlong.training.batch import Rows, plan, settle_truncated, shuffled
+from qwenlong.training.divergence import ENTROPY
 from qwenlong.training.verl_plugin.checkpoint import METRICS, finish, prune
 from qwenlong.training.verl_plugin.dataset import SampledLoader
+from qwenlong.training.verl_plugin.engine import SKIP_IDLE
+from qwenlong.training.verl_plugin.guard import Guard
+from qwenlong.training.verl_plugin.judging import Silence, outcome_metrics
+from qwenlong.training.verl_plugin.recording import Recorder
 
 NAME = "qwenlong"
 
@@ -38,11 +44,15 @@ class QwenlongTrainer(PPOTrainerSync):
         self.stage = StageConfig.model_validate(settings["stage"])
         self.seed = int(settings["seed"])
         self.metrics_file = Path(settings["metrics"])
+        tokenizer = str(config.data.qwenlong.tokenizer)
+        self.recorder = Recorder(self.metrics_file.parent, self.stage.log_rollout_groups, tokenizer)
         aepo = self.stage.aepo
         self.controller = EntropyController(aepo.low, aepo.high) if aepo is not None else None
+        self.guard = Guard(self.stage.divergence, Path(config.trainer.default_local_dir))
         with open_dict(config):
             # The base class branches on the name of its own mode.
             config.trainer.v1.trainer_mode = "sync"
+        self._judge_silence = Silence()
         self.train_dataloader_it: Any = None
         super().__init__(config)
         # verl looks for finished rollouts every two seconds; a step on a small model takes less.
@@ -87,7 +97,13 @@ class QwenlongTrainer(PPOTrainerSync):
     def _balance_batch(self, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         # Rollouts arrive in any order; sorted, the sums of a step do not depend on it.
         batch.reorder(sorted(range(len(batch.keys)), key=lambda i: batch.keys[i]))
-        return super()._balance_batch(batch, metrics, *args, **kwargs)
+        batch = super()._balance_batch(batch, metrics, *args, **kwargs)
+        ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
+        if ranks > 1 and self.config.qwenlong.packed:
+            groups = [key.rsplit("_", 2)[0] for key in batch.keys]
+            parts = by_group(groups, [int(tag["seq_len"]) for tag in batch.tags], ranks)
+            batch.reorder([row for part in parts for row in part])
+        return batch
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         data = tq.kv_batch_get(
@@ -96,7 +112,8 @@ class QwenlongTrainer(PPOTrainerSync):
             select_fields=["response_mask", "rm_scores", "entropy", "task", "extra_fields"],
         )
         nested_mask = data["response_mask"]
-        info = [fields["reward_extra_info"] for fields in _plain(data["extra_fields"])]
+        extra = _plain(data["extra_fields"])
+        info = [fields["reward_extra_info"] for fields in extra]
         tasks = [str(task) for task in _plain(data["task"])]
         padded = TensorDict(
             {name: data[name] for name in ("response_mask", "rm_scores", "entropy")}, batch_size=len(batch)
@@ -115,16 +132,21 @@ class QwenlongTrainer(PPOTrainerSync):
             padding=padding,
             entropies=padded["entropy"].float(),
             response_mask=padded["response_mask"].bool(),
+            truncated=[bool(entry["truncated"]) for entry in info],
         )
+        if not bool(torch.isfinite(rows.entropies[rows.response_mask]).all()):
+            # Before the batch is planned, which would refuse them without saying what became of the run.
+            self._watch(metrics | {ENTROPY: float("nan")})
+        rows, counted = settle_truncated(rows, self.stage.truncated)
         if self.stage.shuffle_rewards:
             rows = shuffled(rows, derive(self.seed, "shuffled rewards", self.global_steps))
         result = plan(rows, self.stage, self.controller)
         self._empty = result.empty
-        metrics.update(result.metrics)
-        live = [entry for entry, pad in zip(info, padding, strict=True) if not pad]
-        metrics["rollout/truncated_share"] = float(np.mean([entry["truncated"] for entry in live]))
-        metrics["rollout/turns_mean"] = float(np.mean([entry["turns"] for entry in live]))
-        metrics["judge/calls"] = int(sum(entry["judged"] for entry in live))
+        live = [(entry, name) for entry, name, pad in zip(info, rows.trajectory, padding, strict=True) if not pad]
+        outcome = outcome_metrics([entry for entry, _ in live], [name for _, name in live])
+        metrics.update(result.metrics | counted | outcome)
+        self._judge_silence.update(metrics)
+        metrics.update(self.recorder.record(self.global_steps, batch, rows, result, extra))
 
         weights = response_to_nested(result.weights, nested_mask)
         fields = TensorDict({"advantages": weights, "returns": weights.clone()}, batch_size=len(batch))
@@ -145,6 +167,7 @@ class QwenlongTrainer(PPOTrainerSync):
         if self._empty:
             # Nothing to learn from: loss 0. No optimizer step either, since Adam would move on its momentum.
             metrics.update({"actor/pg_loss": 0.0, "actor/grad_norm": 0.0})
+            self._watch(metrics)
             return batch
         actor = self.config.actor_rollout_ref.actor
         batch.extra_info.update(
@@ -152,25 +175,38 @@ class QwenlongTrainer(PPOTrainerSync):
                 "calculate_entropy": False,
                 "distillation_use_topk": False,
                 "distillation_only": False,
-                "global_batch_size": len(batch),
+                # What verl's own losses over rows divide by: rows that only fill up are none.
+                "global_batch_size": sum(not tag.get("is_padding", False) for tag in batch.tags),
                 "mini_batch_size": len(batch),
                 "epochs": 1,
                 "seed": actor.data_loader_seed,
                 "dataloader_kwargs": {"shuffle": False},
                 "temperature": self.config.actor_rollout_ref.rollout.temperature,
+                SKIP_IDLE: self.stage.loss.kind == "group_token",
             }
         )
         output = rename_dict(self.actor_rollout_wg.update_actor(batch)["metrics"], "actor/")
         output.pop("actor/mfu", None)
         metrics.update(reduce_metrics(output))
+        self._watch(metrics)
         return batch
+
+    def _watch(self, metrics: dict[str, Any]) -> None:
+        """Raise Diverged when the run is to stop, after the update and before a checkpoint; its metrics are kept."""
+        found = self.guard.verdict(self.global_steps, _numbers(metrics))
+        if found is not None:
+            self._append_metrics(metrics)
+            self.logger.log(data=_numbers(metrics), step=self.global_steps)
+            raise self.guard.error(found)
 
     # ---- records and checkpoints ----
 
     def _compute_metrics(self, batch: Any, metrics: dict[str, Any], timing_raw: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, **kwargs)
-        step = int(kwargs["global_steps"])
-        line = {"step": step, "timing/step": float(timing_raw.get("step", 0.0))} | _numbers(metrics)
+        self._append_metrics({"timing/step": float(timing_raw.get("step", 0.0))} | metrics)
+
+    def _append_metrics(self, metrics: dict[str, Any]) -> None:
+        line = {"step": self.global_steps} | _numbers(metrics)
         with self.metrics_file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
 
@@ -179,16 +215,21 @@ class QwenlongTrainer(PPOTrainerSync):
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         state = self.controller.state_dict() if self.controller is not None else None
         (folder / "controller.json").write_text(json.dumps(state), encoding="utf-8")
+        self.guard.save(folder)
         # verl logs a step after its checkpoint: a kill between the two must not lose the step's line.
         line = {"step": self.global_steps} | _numbers(self._step_metrics)
         (folder / METRICS).write_text(json.dumps(line), encoding="utf-8")
         finish(folder)
-        prune(folder.parent, keep=2)
+        prune(folder.parent, keep=2, before=self.guard.back_to)
+        self.recorder.publish(self.global_steps)
 
     def _load_checkpoint(self) -> None:
         super()._load_checkpoint()
-        if self.global_steps and self.controller is not None:
-            folder = Path(self.config.trainer.resume_from_path)
+        if not self.global_steps:
+            return
+        folder = Path(self.config.trainer.resume_from_path)
+        self.guard.load(folder)
+        if self.controller is not None:
             self.controller.load_state_dict(json.loads((folder / "controller.json").read_text(encoding="utf-8")))
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from qwenlong.inference import kernels
-from qwenlong.training.cpu_platform import shared_prompts
+from qwenlong.training import packing
+from qwenlong.training.token_statistics import token_statistics
 
 VOCABULARY = 61
 
@@ -48,14 +49,14 @@ def alone(model: Qwen3MoeForCausalLM, prompt: list[int], response: list[int]) ->
 
 
 def together(model: Qwen3MoeForCausalLM, prompts: list[list[int]], responses: list[list[int]]) -> tuple[Tensor, Tensor]:
-    packs = shared_prompts.pack(prompts, responses)
+    packs = packing.pack(prompts, responses)
     logits = model(
         input_ids=packs.input_ids,
         position_ids=packs.position_ids,
         attention_mask=packs.attention_mask,
         logits_to_keep=packs.columns,
     ).logits
-    chosen, entropy = shared_prompts.token_statistics(logits[packs.pack, packs.column], packs.labels, True)
+    chosen, entropy = token_statistics(logits[packs.pack, packs.column], packs.labels, True)
     assert entropy is not None
     return chosen, entropy
 
@@ -88,7 +89,7 @@ def test_a_response_does_not_see_its_neighbours(model: Qwen3MoeForCausalLM) -> N
 
 
 def test_prompt_is_there_once() -> None:
-    packs = shared_prompts.pack([[1, 2, 3]] * 4 + [[4]], [[5, 6]] * 4 + [[7]])
+    packs = packing.pack([[1, 2, 3]] * 4 + [[4]], [[5, 6]] * 4 + [[7]])
     assert packs.input_ids.tolist() == [[1, 2, 3, 5, 6, 5, 6, 5, 6, 5, 6], [4, 7] + [0] * 9]
     assert packs.position_ids[0].tolist() == [0, 1, 2, 3, 4, 3, 4, 3, 4, 3, 4]
     assert packs.labels.tolist() == [5, 6] * 4 + [7]
@@ -100,14 +101,14 @@ def test_prompt_is_there_once() -> None:
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 5), st.integers(1, 400))
 def test_micro_batches_hold_every_row_once_within_the_limit(seed: int, groups: int, size: int, limit: int) -> None:
     prompts, responses = rows(seed, groups, size)
-    batches = shared_prompts.micro_batches(prompts, responses, limit)
+    batches = packing.micro_batches(prompts, responses, limit)
     assert sorted(row for batch in batches for row in batch) == list(range(len(prompts)))
     for batch in batches:
-        packs = shared_prompts.pack([prompts[r] for r in batch], [responses[r] for r in batch])
+        packs = packing.pack([prompts[r] for r in batch], [responses[r] for r in batch])
         alone_in_it = len(batch) == 1
         assert packs.input_ids.numel() <= limit or alone_in_it, "only a single row may be above the limit"
     if limit == 400:
-        assert len(batches) <= len(shared_prompts.by_prompt(prompts))
+        assert len(batches) <= len(packing.by_prompt(prompts))
 
 
 @pytest.mark.parametrize(
@@ -121,4 +122,4 @@ def test_micro_batches_hold_every_row_once_within_the_limit(seed: int, groups: i
 )
 def test_bad_rows_are_refused(prompts: list[list[int]], responses: list[list[int]], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        shared_prompts.pack(prompts, responses)
+        packing.pack(prompts, responses)
