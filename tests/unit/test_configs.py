@@ -10,7 +10,7 @@ import yaml
 from qwenlong.core import config_files
 from qwenlong.core.config import Config, EngineConfig
 
-SHIPPED = ("default", "laptop", "tiny", "nano", "nano_rl", "h200", "paper")
+SHIPPED = ("default", "laptop", "tiny", "nano", "nano_rl", "entropy_control", "h200", "paper")
 ROWS = {
     # Row: tables, balanced, advantage, clipping (level, side), AEPO.
     "grpo": ({"table2", "table4", "table5"}, False, "grpo", None, False),
@@ -107,6 +107,17 @@ def test_ablation_rows_are_those_of_the_tables(root, config):
         if aepo:
             released = {"variant": "released", "denominator": "surviving"} if row.name == "aepo_released" else {}
             assert stage.aepo == found.training.aepo.model_copy(update=released)
+
+
+def test_entropy_control_compares_rows_that_differ_in_aepo_alone(root):
+    config = config_files.load(root / "configs" / "entropy_control.yaml")
+    grpo, aepo = (config.ablation(name).model_dump() for name in ("grpo", "aepo"))
+    assert {key for key in grpo if grpo[key] != aepo[key]} == {"aepo"}
+    assert grpo["aepo"] is None and aepo["aepo"]["variant"] == "paper"
+    # The counting is fixed beside it: seeds once each, and from a step that is there.
+    protocol = yaml.safe_load((root / "benchmarks" / "entropy_control.yaml").read_text(encoding="utf-8"))
+    assert len(set(protocol["seeds"])) == len(protocol["seeds"]) >= 3
+    assert 1 <= protocol["first_step"] <= grpo["steps"]
 
 
 def test_paper_has_the_papers_values(root):
