@@ -3,8 +3,8 @@
     python benchmarks/gpu_engine.py [--prompts 1536 8192] [--repeat 2] --out F.json
     python benchmarks/gpu_engine.py --table F.json --out benchmarks/gpu_engine.md
 
-No Ray, no vLLM: verl's `ActorRolloutRefWorker` alone, driven as in tests/engines/gradient_worker.py, so that it runs
-where those are missing. SmolLM2-135M's shape with random weights, 64 prompts x 8 rollouts of 192 tokens, no two rewards
+No Ray, no vLLM: verl's `ActorRolloutRefWorker` alone, driven as in tests/engines/gradient_worker.py, so that it needs
+neither. SmolLM2-135M's shape with random weights, 64 prompts x 8 rollouts of 192 tokens, no two rewards
 equal, so that no row may be left out. `stock` is verl's FSDP2 engine and token-mean loss at its defaults, with sdpa over
 padded rows (there is no flash-attn package) in micro-batches of 16 rows; `ours` is configs/h200.yaml.
 """
@@ -204,7 +204,7 @@ def table(source: Path, out: Path) -> None:
         "# The actor's part of a training step on one GPU", "",
         f"`python benchmarks/gpu_engine.py`: SmolLM2-135M's shape, {GROUPS} prompts x {GROUP} rollouts, bfloat16, "
         f"{given['device']}; seconds, medians of the repetitions after the first "
-        f"({', '.join(f'{k} {v}' for k, v in given['versions'].items())}). The rollout is not in it.", "",
+        f"({', '.join(f'{k} {v}' for k, v in given['versions'].items())}). Rollouts are not in it.", "",
         "| prompt tokens | engine | log-probabilities and entropy | update | both | peak GiB |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     both: dict[tuple[int, str], float] = {}

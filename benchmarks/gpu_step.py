@@ -256,8 +256,8 @@ def floors(run: dict[str, Any]) -> list[str]:
         "gen": (prefill + decode, mean("timing_s/gen")),
     }
     lines = [
-        f"Floors at {prompt:.0f} prompt and {response:.0f} response tokens ({run['device']}: {flops / 1e12:.0f} TFLOP/s, "
-        f"{bandwidth / 1e12:.2f} TB/s):", "", "| part | floor | measured | measured / floor |", "|---|---|---|---|",
+        f"Floors at {prompt:.0f} prompt and {response:.0f} response tokens ({run['device']}: "
+        f"{flops / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s):", "", "| part | floor | measured | measured / floor |", "|---|---|---|---|",
     ]  # fmt: skip
     for name, (floor, measured) in parts.items():
         lines.append(f"| {name} | {floor:.3f} | {measured:.2f} | {measured / floor:.0f} |")
