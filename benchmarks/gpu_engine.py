@@ -3,10 +3,10 @@
     python benchmarks/gpu_engine.py [--prompts 1536 8192] [--repeat 2] --out F.json
     python benchmarks/gpu_engine.py --table F.json --out benchmarks/gpu_engine.md
 
-No Ray, no vLLM: verl's `ActorRolloutRefWorker` alone, driven as in tests/engines/gradient_worker.py, so that it needs
-neither. SmolLM2-135M's shape with random weights, 64 prompts x 8 rollouts of 192 tokens, no two rewards
-equal, so that no row may be left out. `stock` is verl's FSDP2 engine and token-mean loss at its defaults, with sdpa over
-padded rows (there is no flash-attn package) in micro-batches of 16 rows; `ours` is configs/h200.yaml.
+No Ray, no vLLM: verl's `ActorRolloutRefWorker` alone, driven as in tests/engines/gradient_worker.py. SmolLM2-135M's
+shape with random weights, 64 prompts x 8 rollouts of 192 tokens, no two rewards equal, so that no row may be left out.
+`stock` is verl's FSDP2 engine and token-mean loss at its defaults, with sdpa over padded rows (there is no flash-attn
+package) in micro-batches of 16 rows; `ours` is configs/h200.yaml.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def measure(prompts: list[int], engines: list[str], repeat: int, out: Path) -> N
                     }  # fmt: skip
                     records.append(record)
                     print(record, flush=True)
-                    save(records, batch_rows, out)
+                    save(records, out)
                 del worker, trainer
                 import gc
 
@@ -177,15 +177,13 @@ def measure(prompts: list[int], engines: list[str], repeat: int, out: Path) -> N
 _NAMES = {"old_log_prob": "compute_old_log_prob", "advantage": "compute_advantage", "update_actor": "update_actor"}
 
 
-def save(records: list[dict[str, Any]], batch_rows: list[Any], out: Path) -> None:
+def save(records: list[dict[str, Any]], out: Path) -> None:
     """Write what is there so far."""
     import transformers
     import verl
 
-    import qwenlong
-
     versions = {"torch": torch.__version__, "verl": verl.__version__, "transformers": transformers.__version__}
-    about = {"device": torch.cuda.get_device_name(), "versions": versions, "qwenlong": qwenlong.__name__}
+    about = {"device": torch.cuda.get_device_name(), "versions": versions}
     text = json.dumps(about | {"records": records}, indent=1) + "\n"
     out.with_suffix(".part").write_text(text, encoding="utf-8")
     out.with_suffix(".part").replace(out)
@@ -195,7 +193,7 @@ def table(source: Path, out: Path) -> None:
     """Write the table: medians of the repetitions after the first, ratios, floors."""
     from statistics import median
 
-    from gpu_floors import floors
+    import gpu_floors
 
     from qwenlong.core.files import write_text
 
@@ -204,8 +202,10 @@ def table(source: Path, out: Path) -> None:
         "# The actor's part of a training step on one GPU", "",
         f"`python benchmarks/gpu_engine.py`: SmolLM2-135M's shape, {GROUPS} prompts x {GROUP} rollouts, bfloat16, "
         f"{given['device']}; seconds, medians of the repetitions after the first "
-        f"({', '.join(f'{k} {v}' for k, v in given['versions'].items())}). Rollouts are not in it.", "",
-        "| prompt tokens | engine | log-probabilities and entropy | update | both | peak GiB |", "|---|---|---|---|---|---|",
+        f"({', '.join(f'{k} {v}' for k, v in given['versions'].items())}). Rollouts are not in it.",
+        "",
+        "| prompt tokens | engine | log-probabilities and entropy | update | both | peak GiB |",
+        "|---|---|---|---|---|---|",
     ]  # fmt: skip
     both: dict[tuple[int, str], float] = {}
     parts: dict[tuple[int, str, str], float] = {}
@@ -228,7 +228,9 @@ def table(source: Path, out: Path) -> None:
             lines += ["", f"Prompts of {prompt} tokens: {ratio:.1f} times faster than verl as it comes."]
         if (prompt, "ours") in both:
             measured = {part: parts[prompt, "ours", part] for part in ("old_log_prob", "update_actor")}
-            lines += ["", *floors(given["device"], rows(prompt), measured)]
+            floor = gpu_floors.seconds(given["device"], gpu_floors.lengths(rows(prompt)))
+            lines += ["", f"Arithmetic at {gpu_floors.peak(given['device']) / 1e12:.0f} TFLOP/s:", ""]
+            lines += gpu_floors.table(floor, measured)
     write_text(out, "\n".join([*lines, ""]))
     print("\n".join(lines))
 

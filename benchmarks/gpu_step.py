@@ -57,8 +57,8 @@ STOCK = {
 }
 #: Parts of a step by verl's timers.
 PARTS = ("gen", "old_log_prob", "adv", "update_actor", "update_weights", "step")
-#: Dense bfloat16 FLOP/s and bytes/s of device memory by name.
-PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12)}
+#: Bytes/s of device memory by name of the card.
+BANDWIDTHS = {"H100": 3.35e12, "H200": 4.8e12}
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "WANDB_MODE": "disabled",
     "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
@@ -228,40 +228,27 @@ def floors(run: dict[str, Any]) -> list[str]:
     """Return what arithmetic and memory traffic alone would take, beside what was measured."""
     from statistics import median
 
-    flops, bandwidth = next(peak for name, peak in PEAKS.items() if name in run["device"])
+    import gpu_floors
+
+    bandwidth = next(value for name, value in BANDWIDTHS.items() if name in run["device"])
+    flops = gpu_floors.peak(run["device"])
     steps = [s for s in run["steps"] if s["step"] > 1]
 
-    def mean(name: str) -> float:
+    def middle(name: str) -> float:
         return median(s[name] for s in steps)
 
-    prompt, response = mean("prompt_length/mean"), mean("response_length/mean")
-    layers, heads, kv_heads, width, hidden, inner, vocabulary = 30, 9, 3, 64, 576, 1536, 49152
-    body = layers * (2 * hidden * width * (heads + kv_heads) + 3 * hidden * inner)
-    head = hidden * vocabulary
-    rows = PROMPTS * GROUP
-    # A packed group: its prompt once, its responses; attention of causal prompts and of responses to both.
-    tokens = PROMPTS * prompt + rows * response
-    pairs = PROMPTS * prompt**2 / 2 + rows * (response * prompt + response**2 / 2)
-    attention = 4 * heads * width * layers * pairs
-    forward = 2 * body * tokens + 2 * head * rows * response + attention
-    backward = 4 * body * tokens + 2 * attention * 1.25 + 6 * head * rows * response
-    # Decoding reads weights once a token and every running row's keys and values.
-    weights = 2 * (body + head)
-    cache = 2 * 2 * layers * kv_heads * width * rows * (prompt + response / 2)
-    decode = response * (weights + cache) / bandwidth
-    prefill = (2 * body * PROMPTS * prompt + 4 * heads * width * layers * PROMPTS * prompt**2 / 2) / flops
-    parts = {
-        "old_log_prob": (forward / flops, mean("timing_s/old_log_prob")),
-        "update_actor": ((forward + backward) / flops, mean("timing_s/update_actor")),
-        "gen": (prefill + decode, mean("timing_s/gen")),
-    }
-    lines = [
+    prompt, response = middle("prompt_length/mean"), middle("response_length/mean")
+    floor = gpu_floors.seconds(run["device"], [(prompt, [response] * GROUP)] * PROMPTS)
+    # The rollout reads prompts once, and for each token weights and every running row's keys and values, in 2 bytes.
+    layers, attention, _ = gpu_floors.forward([(prompt, [])] * PROMPTS)
+    weights = 2 * (gpu_floors.BODY + gpu_floors.HEAD)
+    row = 2 * 2 * gpu_floors.LAYERS * gpu_floors.KV_HEADS * gpu_floors.WIDTH * (prompt + response / 2)
+    floor["gen"] = (layers + attention) / flops + response * (weights + PROMPTS * GROUP * row) / bandwidth
+    return [
         f"Floors at {prompt:.0f} prompt and {response:.0f} response tokens ({run['device']}: "
-        f"{flops / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s):", "", "| part | floor | measured | measured / floor |", "|---|---|---|---|",
+        f"{flops / 1e12:.0f} TFLOP/s, {bandwidth / 1e12:.2f} TB/s):", "",
+        *gpu_floors.table(floor, {name: middle(f"timing_s/{name}") for name in floor}),
     ]  # fmt: skip
-    for name, (floor, measured) in parts.items():
-        lines.append(f"| {name} | {floor:.3f} | {measured:.2f} | {measured / floor:.0f} |")
-    return lines
 
 
 def main() -> None:
