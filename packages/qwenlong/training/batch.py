@@ -127,13 +127,14 @@ def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | No
     if not any(bool(mask[i].any()) for name in kept for i in members[name]):
         return Plan(weights, *outcome, metrics | {"aepo/skipped": 1.0})
 
-    first = [members[name][0] for name in kept]
+    ordered = [members[name] for name in kept]
+    first = [indices[0] for indices in ordered]
     groups = [rows.group[i] for i in first]
     tasks = [rows.task[i] for i in first]
     rewards = rows.rewards[first].to(torch.float64)
     advantage = advantages.estimate(rewards, groups, tasks, stage.advantage)
 
-    entropies, tokens = _join([members[name] for name in kept], rows.entropies, mask)
+    entropies, tokens = _join(ordered, rows.entropies, mask)
     lengths = tokens.sum(dim=1)
     counted = lengths
     keep = tokens.to(torch.float32)
@@ -151,19 +152,19 @@ def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | No
         metrics["aepo/masked_share"] = float((~alive).double().mean())
     removed = (keep == 0) & tokens
     metrics["clipping/token_share"] = float(removed.sum() / tokens.sum())
-    for number, name in enumerate(kept):
-        start = 0
-        for i in members[name]:
-            end = start + int(mask[i].sum())
-            outcome[0][i], outcome[1][i] = advantage[number], removed[number, start:end].sum()
-            start = end
+    per_row, masked_tokens = outcome
+    for value, indices in zip(advantage, ordered, strict=True):
+        per_row[indices] = value
+    gone = torch.zeros(mask.shape, dtype=torch.bool)
+    _split(removed, ordered, mask, gone)
+    masked_tokens += gone.sum(dim=1)
 
     scale = advantage
     if stage.loss.kind == "group_token":
         # A group whose responses are all empty, or all masked where the denominator is `surviving`, is not counted.
         scale = advantage * losses.surviving_token_weights(counted, groups)
     scaled = scale.to(torch.float32).unsqueeze(1) * keep
-    _split(scaled, [members[name] for name in kept], mask, weights)
+    _split(scaled, ordered, mask, weights)
     metrics |= _describe(rewards, advantage, lengths, groups, tasks)
     metrics["aepo/skipped"] = float(not bool((weights != 0).any()))
     return Plan(weights, *outcome, metrics)
@@ -171,9 +172,7 @@ def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | No
 
 def row_entropies(rows: Rows) -> Tensor:
     """Return each row's mean token entropy in nats, float64 [N]; NaN for a row without response tokens."""
-    mask = rows.response_mask.to(torch.bool)
-    kept = torch.where(mask, rows.entropies, torch.zeros_like(rows.entropies))
-    return kept.sum(dim=1, dtype=torch.float64) / mask.sum(dim=1)
+    return clipping.row_means(rows.entropies, rows.response_mask != 0)
 
 
 def _kept(rows: Rows, members: dict[str, list[int]]) -> tuple[list[str], dict[str, float]]:

@@ -90,14 +90,13 @@ def expand(
     from qwenlong.core.files import read_json
     from qwenlong.training import memory
     from qwenlong.training.verl_plugin import expand as work
-    from qwenlong.training.verl_plugin.large_models import row_limits
 
     settings = config_files.load(config)
     result: dict[str, Any] = {}
     if shape is not None:
         model = read_json(shape)
         for name in RL_STAGES:
-            row = sum(row_limits(settings.stage(name)))
+            row = sum(settings.stage(name).row_limits)
             if faults := model_faults(settings.engine, row, model, str(shape)):
                 raise ConfigError("\n".join(faults))
             parts = {"row_tokens": row, "training": memory.training_bytes(model, settings.engine, row)}

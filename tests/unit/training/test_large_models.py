@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from published import SHAPE
 from qwenlong.core import config_files
 from qwenlong.core.config import RL_STAGES, Config, EngineConfig, StageConfig
 from qwenlong.core.config.fit import engine_faults, model_faults, stage_faults
@@ -17,14 +18,6 @@ from qwenlong.training import memory
 from qwenlong.training.verl_plugin import large_models
 from qwenlong.training.verl_plugin.expand import expand, write
 from qwenlong.training.verl_plugin.objective import loss_keys
-
-#: The published config.json of Qwen3-30B-A3B-Thinking-2507, as far as it is read here.
-SHAPE = {
-    "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "head_dim": 128, "hidden_size": 2048,
-    "intermediate_size": 6144, "max_position_embeddings": 262144, "moe_intermediate_size": 768,
-    "num_attention_heads": 32, "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48,
-    "num_key_value_heads": 4, "tie_word_embeddings": False, "vocab_size": 151936,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -53,9 +53,8 @@ def stage_faults(engine: EngineConfig, stage: StageConfig, name: str) -> list[st
     faults = []
     ranks = max(1, engine.nodes * engine.gpus_per_node // engine.sequence_parallel)
     rows = stage.batch_prompts * stage.group_size
-    memory = stage.memory
     # Turns of the memory agent differ in number; their rows are filled up with rows that count for nothing.
-    if memory is None and rows % ranks:
+    if stage.memory is None and rows % ranks:
         faults.append(
             f"{name}: batch_prompts {stage.batch_prompts} x group_size {stage.group_size} = {rows} rows do not "
             "divide among "
@@ -64,8 +63,7 @@ def stage_faults(engine: EngineConfig, stage: StageConfig, name: str) -> list[st
         )
     if engine.platform == "cpu":
         return faults
-    response = stage.max_output_tokens if memory is None else max(memory.memory_tokens, memory.answer_tokens)
-    longest = stage.max_input_tokens + response
+    longest = sum(stage.row_limits)
     fits = engine.micro_batch_tokens * engine.sequence_parallel
     if fits < longest:
         faults.append(
@@ -95,23 +93,17 @@ def model_faults(engine: EngineConfig, longest: int, shape: Mapping[str, Any], s
     experts = int(shape.get("num_experts") or shape.get("num_local_experts") or 0)
     window = shape.get("max_position_embeddings")
     sp, tp = engine.sequence_parallel, engine.tensor_parallel
-    if heads % sp:
-        faults.append(
-            f"{source}: {heads} attention heads do not divide by engine.sequence_parallel = {sp}; take a divisor"
-        )
-    if kv_heads % sp and sp % kv_heads:
-        faults.append(
-            f"{source}: neither of {kv_heads} key-value heads and engine.sequence_parallel = {sp} divides the other"
-        )
-    if engine.platform == "cuda":
-        if heads % tp:
+    cuda = engine.platform == "cuda"
+    for setting, size in (("sequence_parallel", sp), *([("tensor_parallel", tp)] if cuda else [])):
+        if heads % size:
             faults.append(
-                f"{source}: {heads} attention heads do not divide by engine.tensor_parallel = {tp}; take a divisor"
+                f"{source}: {heads} attention heads do not divide by engine.{setting} = {size}; take a divisor"
             )
-        if kv_heads % tp and tp % kv_heads:
+        if kv_heads % size and size % kv_heads:
             faults.append(
-                f"{source}: neither of {kv_heads} key-value heads and engine.tensor_parallel = {tp} divides the other"
+                f"{source}: neither of {kv_heads} key-value heads and engine.{setting} = {size} divides the other"
             )
+    if cuda:
         if engine.rollout.expert_parallel and (not experts or experts % tp):
             faults.append(
                 f"{source}: {experts} experts do not spread over engine.tensor_parallel = {tp}; set "

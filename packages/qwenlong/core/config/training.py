@@ -100,6 +100,14 @@ class StageConfig(Section):
     """Prompts a step whose rollouts are kept with tokens and text, for people and for ROUGE-L; tasks take turns, and
     prompts with right and wrong rollouts come first. Of all others a digest of the tokens is kept."""
 
+    @property
+    def row_limits(self) -> tuple[int, int]:
+        """Longest prompt and response of a row, in tokens; a turn of the memory agent is a row."""
+        # A turn shows problem, memory with plan, and one chunk; the template and its tags come on top.
+        memory = self.memory
+        response = self.max_output_tokens if memory is None else max(memory.memory_tokens, memory.answer_tokens)
+        return self.max_input_tokens, response
+
     @model_validator(mode="after")
     def _consistent(self) -> StageConfig:
         if self.clipping is not None and self.aepo is not None:

@@ -18,11 +18,6 @@ from qwenlong.training.block_mask import BLOCK
 from qwenlong.training.verl_plugin import engine
 
 
-def _register() -> None:
-    # verl's own engine holds the place already, and its decorator refuses a second one.
-    EngineRegistry._engines["language_model"]["fsdp2"]["cuda"] = StreamEngine
-
-
 class StreamEngine(engine.PackedEngine):
     """FSDP2 engine for CUDA over streams. No sequence parallelism, no fused kernels of verl's."""
 
@@ -57,4 +52,5 @@ class StreamEngine(engine.PackedEngine):
         return engine.laid_out(values, micro_batch)
 
 
-_register()
+# verl's own engine holds the place already, and its decorator refuses a second one.
+EngineRegistry._engines["language_model"]["fsdp2"]["cuda"] = StreamEngine

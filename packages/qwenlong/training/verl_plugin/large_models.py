@@ -69,14 +69,6 @@ def keys(config: Config, *, prompt: int, response: int) -> dict[str, Any]:
     return values
 
 
-def row_limits(stage: StageConfig) -> tuple[int, int]:
-    """Return the longest prompt and response of a row."""
-    memory = stage.memory
-    # A turn shows problem, memory with plan, and one chunk; the template and its tags come on top.
-    response = stage.max_output_tokens if memory is None else max(memory.memory_tokens, memory.answer_tokens)
-    return stage.max_input_tokens, response
-
-
 def check(config: Config, stage: StageConfig, model: Path) -> None:
     """Raise ConfigError when the model in `model` does not fit engine and stage, with every fault in a line."""
     file = model / "config.json"
@@ -84,7 +76,7 @@ def check(config: Config, stage: StageConfig, model: Path) -> None:
         shape = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read ({error}); give a Hugging Face directory as --model") from error
-    faults = model_faults(config.engine, sum(row_limits(stage)), shape, str(file))
+    faults = model_faults(config.engine, sum(stage.row_limits), shape, str(file))
     if config.engine.sequence_parallel > 1 and attention(config) != "flash_attention_2":
         faults.append(
             f"engine.sequence_parallel = {config.engine.sequence_parallel} exchanges heads inside flash_attention_2 "

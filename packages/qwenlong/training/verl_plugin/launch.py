@@ -74,7 +74,7 @@ def overrides(
     engine = config.engine
     cpu = engine.platform == "cpu"
     memory = stage.memory
-    prompt, response = large_models.row_limits(stage)
+    prompt, response = stage.row_limits
     # Rows differ in number and length (turns!), so micro-batches are filled by tokens, at least one whole row each.
     # verl multiplies the number by the sequence-parallel size.
     micro = max(engine.micro_batch_tokens, -(-(prompt + response) // engine.sequence_parallel))

@@ -100,7 +100,7 @@ class QwenlongTrainer(PPOTrainerSync):
         batch = super()._balance_batch(batch, metrics, *args, **kwargs)
         ranks = max(self.actor_rollout_wg._dispatch_info["actor"]) + 1
         if ranks > 1 and self.config.qwenlong.packed:
-            groups = [key.rsplit("_", 2)[0] for key in batch.keys]
+            groups = [_split_key(key)[0] for key in batch.keys]
             parts = by_group(groups, [int(tag["seq_len"]) for tag in batch.tags], ranks)
             batch.reorder([row for part in parts for row in part])
         return batch
