@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -52,6 +52,9 @@ class Year(BaseModel):
         ('{"a": 1, "a": 2}', None),
         ('{"a": 1', None),
         ("[1, 2]", None),
+        # Thinking that quotes an object, or an object that quotes the mark? Nobody can tell, so neither is taken.
+        ('{"a": "</think>"}', None),
+        ('{"a": 1}{"b": "</think> {\\"a\\": 2}"}', None),
         ("", None),
         ("{" * 50_000, None),
         ('{"a":' * 20_000, None),
@@ -65,6 +68,8 @@ def test_the_last_object_of_a_reply(text: str, found: Any) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=200), st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=9), max_size=4))
 def test_an_object_is_found_behind_any_text(before: str, value: dict[str, Any]) -> None:
+    # The end of the thinking counts wherever it stands, in a string too: the next test.
+    assume("</think>" not in json.dumps(value))
     assert last_object(before.replace("{", "") + "\n" + json.dumps(value)) == value
     last_object(before)  # and never an exception
 
