@@ -73,6 +73,8 @@ def merge(
     state: Annotated[
         Path | None, typer.Option(help="Folder for finished weight files: a killed merge goes on after them.")
     ] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Threads; default: as many as this process may use.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
     config: ConfigFile = None,
     stage: Stage = "",
     as_json: Json = False,
@@ -97,7 +99,9 @@ def merge(
     parameters = values | {"method": method, "dtype": dtype or "base"}
     with _tracked(config, stage or f"merge_{out.name}", parameters) as (settings, run):
         with _progress("merging", base) as advance:
-            report = merging.merge_directories(base, expert, out, **values, dtype=kind, state=state, on_tensor=advance)
+            report = merging.merge_directories(
+                base, expert, out, **values, dtype=kind, state=state, cores=cores, device=device, on_tensor=advance
+            )
         inputs = {"base": base} | {f"expert_{number}": path for number, path in enumerate(expert, 1)}
         total = report["total"]
         provenance.sidecar(

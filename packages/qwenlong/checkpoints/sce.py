@@ -16,6 +16,8 @@ SelectMode = Literal["reference", "mergekit"]
 #: Elements whose squares are summed by halves; the sums of blocks are added exactly. So the result depends on neither
 #: the number of threads, the chunks, the device nor how a tensor is stored.
 BLOCK = 1 << 10
+#: Dtypes that are exact in float32, whose squared differences neither overflow nor vanish in float64.
+EXACT = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def merge_tensor(

@@ -1,30 +1,40 @@
-"""The loops of SCE over one piece of a tensor, compiled: the operations of `sce.merge_tensor`, in its order, in float64.
+"""The loops of SCE over one piece of a tensor, compiled: the operations of `sce.merge_tensor`, in its order.
 
 Every kernel reads `values`, float32 [1 + experts, n]: the base, then the experts (bfloat16 and float16 are exact in
-float32). They hold blocks of `BLOCK` elements, which fit a core's own cache, and release the interpreter lock. Nothing
-here is reordered or contracted, so results equal those of `sce.merge_tensor` bit by bit.
+float32), and computes in float64. A kernel holds blocks of `BLOCK` elements, which fit a core's own cache, and releases
+the interpreter lock. Nothing is reordered or contracted: results equal those of `sce.merge_tensor` bit by bit.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 from qwenlong.checkpoints.sce import BLOCK
 
-_options = {"nogil": True, "cache": True, "error_model": "numpy"}
 #: Buckets of one round of `histogram`.
 BUCKETS = 1 << 16
 
 
-@njit(**_options)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    try:
+        return njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:
+        # No folder to keep the machine code in: it is made anew by each process, in a few seconds.
+        return njit(nogil=True, error_model="numpy")(function)
+
+
+@_compiled
 def _deltas(values, at, n, deltas):  # type: ignore[no-untyped-def]
     for j in range(deltas.shape[0]):
         for i in range(n):
             deltas[j, i] = np.float64(values[j + 1, at + i]) - np.float64(values[0, at + i])
 
 
-@njit(**_options)
+@_compiled
 def _variances(deltas, n, variances):  # type: ignore[no-untyped-def]
     for i in range(n):
         variances[i] = 0.0
@@ -35,7 +45,7 @@ def _variances(deltas, n, variances):  # type: ignore[no-untyped-def]
                 variances[i] += difference * difference
 
 
-@njit(**_options)
+@_compiled
 def _keep(variances, n, threshold, inclusive, ties, kept):  # type: ignore[no-untyped-def]
     """Mark the selected elements of a block; return how many ties are left.
 
@@ -51,7 +61,7 @@ def _keep(variances, n, threshold, inclusive, ties, kept):  # type: ignore[no-un
     return ties
 
 
-@njit(**_options)
+@_compiled
 def finite(values):  # type: ignore[no-untyped-def]
     """Whether there is no NaN and no infinity."""
     bad = 0
@@ -62,7 +72,7 @@ def finite(values):  # type: ignore[no-untyped-def]
     return bad == 0
 
 
-@njit(**_options)
+@_compiled
 def histogram(values, shift, prefix, counts):  # type: ignore[no-untyped-def]
     """Add to `counts`, int64 [BUCKETS], the variances whose bits above shift + 16 are `prefix`, by the 16 bits below.
 
@@ -89,7 +99,7 @@ def histogram(values, shift, prefix, counts):  # type: ignore[no-untyped-def]
     return nonzero
 
 
-@njit(**_options)
+@_compiled
 def equal_to(values, threshold):  # type: ignore[no-untyped-def]
     """Return how many variances are the threshold exactly."""
     n_experts, size = values.shape[0] - 1, values.shape[1]
@@ -105,7 +115,7 @@ def equal_to(values, threshold):  # type: ignore[no-untyped-def]
     return equal
 
 
-@njit(**_options)
+@_compiled
 def energies(values, masked, threshold, inclusive, ties, sums):  # type: ignore[no-untyped-def]
     """Write the sums of selected squared deltas, by block, into `sums`, float64 [experts, blocks]; count the selected.
 
@@ -146,7 +156,7 @@ def energies(values, masked, threshold, inclusive, ties, sums):  # type: ignore[
     return selected
 
 
-@njit(**_options)
+@_compiled
 def merge(values, etas, masked, threshold, inclusive, ties, out):  # type: ignore[no-untyped-def]
     """Write the merged values into `out`, float64 [n]; return the counts (non-zero, erased, reverted).
 

@@ -22,8 +22,6 @@ from qwenlong.checkpoints import sce_kernels as kernels
 
 #: Elements worked on at a time: three float32 copies fit a core's own cache. A multiple of `sce.BLOCK`.
 PIECE = 1 << 16
-#: Dtypes that are exact in float32. For others `sce.merge_tensor` does the work.
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: Where a merged piece goes: called with the flat index of its first element and the values, from any thread.
 Put = Callable[[int, Tensor], None]
 Found = TypeVar("Found")
@@ -42,8 +40,8 @@ def merge_pieces(
     """Merge a tensor piece by piece, hand every piece to `put` once, and return the statistics.
 
     Args:
-        base: any shape, on the CPU, best memory-mapped; of one of `DTYPES`.
-        experts: two or more tensors of the shape of `base`, of `DTYPES`.
+        base: any shape, on the CPU, best memory-mapped; of one of `sce.EXACT`.
+        experts: two or more tensors of the shape of `base`, of `sce.EXACT`.
         put: takes the merged pieces, in any order.
         select_top: see `sce.merge_tensor`.
         select_mode: see `sce.merge_tensor`.
