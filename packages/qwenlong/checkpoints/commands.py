@@ -75,13 +75,16 @@ def merge(
     ] = None,
     cores: Annotated[int | None, typer.Option(min=1, help="Threads; default: as many as this process may use.")] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
+    max_shard_size: Annotated[
+        str, typer.Option(help="Largest weight file, such as 500MB or 4GB; a kill costs at most one of them.")
+    ] = "4GB",
     config: ConfigFile = None,
     stage: Stage = "",
     as_json: Json = False,
 ) -> None:
     """Merge checkpoints by SCE."""
     from qwenlong.checkpoints import merge as merging
-    from qwenlong.checkpoints.weights import float_dtype, read_directory
+    from qwenlong.checkpoints.weights import float_dtype, read_directory, shard_bytes
     from qwenlong.core import provenance
     from qwenlong.core.config import MergeConfig
     from qwenlong.core.errors import UsageError
@@ -89,6 +92,7 @@ def merge(
     if method != "sce":
         raise UsageError(f"--method {method}: the one method here is sce")
     kind = None if dtype is None else float_dtype(dtype)
+    size = shard_bytes(max_shard_size)
     for path in (base, *expert):
         read_directory(path, "--base" if path is base else "--expert")
     defaults = _load(config).merge if config else MergeConfig()
@@ -100,7 +104,16 @@ def merge(
     with _tracked(config, stage or f"merge_{out.name}", parameters) as (settings, run):
         with _progress("merging", base) as advance:
             report = merging.merge_directories(
-                base, expert, out, **values, dtype=kind, state=state, cores=cores, device=device, on_tensor=advance
+                base,
+                expert,
+                out,
+                **values,
+                dtype=kind,
+                state=state,
+                max_file_bytes=size,
+                cores=cores,
+                device=device,
+                on_tensor=advance,
             )
         inputs = {"base": base} | {f"expert_{number}": path for number, path in enumerate(expert, 1)}
         total = report["total"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -73,6 +74,15 @@ def float_dtype(name: str) -> torch.dtype:
     if name not in FLOATS:
         raise UsageError(f"--dtype {name}: choose one of {', '.join(FLOATS)}")
     return FLOATS[name]
+
+
+def shard_bytes(text: str) -> int:
+    """Return the bytes of a size such as "500MB" or "4GB" (powers of 1,000). Raises UsageError for another text."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if size < 1:
+        raise UsageError(f"--max-shard-size {text}: give a number and a unit, such as 500MB or 4GB")
+    return size
 
 
 def read_directory(path: Path, option: str) -> Path:
