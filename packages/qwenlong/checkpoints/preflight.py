@@ -28,6 +28,8 @@ def check_out(out: Path, inputs: Mapping[str, Path], option: str = "--out") -> N
 
     `inputs` are directories by the option that named them. Raises QwenlongError when nothing can be made there.
     """
+    if out.name in ("", ".."):
+        raise UsageError(f"{option} {out} is where you are or above; name a directory that is new, or one to replace")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{option} {out} is a file; name a directory that is new, or one to replace")
     above = next(path for path in out.absolute().parents if path.exists())

@@ -174,3 +174,27 @@ def test_out_never_replaces_an_input(
     assert code == 2, text
     one_error(text, "--out", str(out))
     assert contents(copy) == before
+
+
+def test_out_without_a_name(
+    tmp_path: Path, merge: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for out in (".", "..", "/"):
+        code, text = merge(out=Path(out))
+        assert code == 2, text
+        one_error(text, f"--out {out}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_state_in_the_working_directory_keeps_what_is_there(
+    tmp_path: Path, merge: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    (here / "merge-notes").mkdir(parents=True)
+    (here / "merge-notes" / "mine.txt").write_text("mine")
+    monkeypatch.chdir(here)
+    code, text = merge("--state", ".")
+    assert code == 0, text
+    assert (tmp_path / "out" / "MERGE.json").exists()
+    assert (here / "merge-notes" / "mine.txt").read_text() == "mine"
