@@ -158,11 +158,12 @@ def _scale(ours: list[dict[str, Any]]) -> list[str]:
 def _extrapolation(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], floor: dict[str, Any]) -> list[str]:
     full = FULL.parameters / 1e9
     lines = [f"## Extrapolated to {full:.1f}B, beside the I/O floor", ""]
-    lines += _head("", "tau", "selects as", "hours", "times the cold floor")
+    lines += _head("", "tau", "selects as", "hours", "times the cold floor", "**ours is faster, times**")
     cold = READ / floor["read_cold"] + WRITTEN / floor["write"]
     warm = READ / floor["read_warm"] + WRITTEN / floor["write"]
-    lines.append(_row("I/O floor, cold cache", "", "", f"{cold / 3600:.2f}", "1.0"))
-    lines.append(_row("I/O floor, warm cache (no machine holds it)", "", "", f"{warm / 3600:.2f}", ""))
+    lines.append(_row("I/O floor, cold cache", "", "", f"{cold / 3600:.2f}", "1.0", ""))
+    lines.append(_row("I/O floor, warm cache (no machine holds it)", "", "", f"{warm / 3600:.2f}", "", ""))
+    slowest: dict[float, float] = {}
     for who, cells in (("ours", ours), ("mergekit", theirs)):
         for tau, mode, group in _ways(cells):
             if len(group) < 2:
@@ -172,7 +173,13 @@ def _extrapolation(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], flo
             if who == "mergekit":
                 # Two points: of their line and the rate of the larger one, what speaks for mergekit.
                 seconds = min(seconds, group[-1]["seconds"] / group[-1]["parameters"] * FULL.parameters)
-            lines.append(_row(who, f"{tau:g}", mode, f"{seconds / 3600:.2f}", f"{seconds / cold:.1f}"))
+            ratio = ""
+            if who == "ours":
+                # Of the two ways to select, the slower one is compared.
+                slowest[tau] = max(seconds, slowest.get(tau, 0))
+            elif tau in slowest:
+                ratio = f"**{seconds / slowest[tau]:.1f}**"
+            lines.append(_row(who, f"{tau:g}", mode, f"{seconds / 3600:.2f}", f"{seconds / cold:.1f}", ratio))
     return [
         *lines,
         "",
