@@ -84,6 +84,7 @@ def merge(
 ) -> None:
     """Merge checkpoints by SCE."""
     from qwenlong.checkpoints import merge as merging
+    from qwenlong.checkpoints import preflight
     from qwenlong.checkpoints.weights import float_dtype, read_directory, shard_bytes
     from qwenlong.core import provenance
     from qwenlong.core.config import MergeConfig
@@ -95,6 +96,9 @@ def merge(
     size = shard_bytes(max_shard_size)
     for path in (base, *expert):
         read_directory(path, "--base" if path is base else "--expert")
+    preflight.check_out(out, {"--base": base} | {f"--expert {n}": path for n, path in enumerate(expert, 1)})
+    preflight.check_state(state)
+    preflight.check_architectures(base, expert)
     defaults = _load(config).merge if config else MergeConfig()
     values: dict[str, Any] = {
         "select_top": defaults.select_top if select_top is None else select_top,

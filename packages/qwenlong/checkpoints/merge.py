@@ -180,10 +180,13 @@ def vocabulary_fault(first: Path, second: Path) -> str | None:
 
 def _vocabulary(path: Path) -> dict[str, int]:
     content = read_json(path)
-    words = content.get("model", {}).get("vocab", {})
-    table = {entry[0]: number for number, entry in enumerate(words)} if isinstance(words, list) else dict(words)
-    for token in content.get("added_tokens", []):
-        table[token["content"]] = token["id"]
+    try:
+        words = content["model"].get("vocab", {})
+        table = {entry[0]: number for number, entry in enumerate(words)} if isinstance(words, list) else dict(words)
+        for token in content.get("added_tokens", []):
+            table[token["content"]] = token["id"]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is no tokenizer ({error!r}); copy it from the model that was trained") from error
     return table
 
 
