@@ -17,6 +17,8 @@ from qwenlong.checkpoints.sce import BLOCK
 
 #: Buckets of one round of `histogram`.
 BUCKETS = 1 << 16
+#: Tables that `histogram` counts in.
+TABLES = 4
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,9 +65,10 @@ def _keep(variances, n, threshold, inclusive, ties, kept):  # type: ignore[no-un
 
 @_compiled
 def histogram(values, counts):  # type: ignore[no-untyped-def]
-    """Add to `counts`, int64 [BUCKETS], the variances by the upper 16 bits; return how many are not 0 and not finite.
+    """Add to `counts`, int64 [TABLES, BUCKETS], the variances by their upper 16 bits.
 
-    The bits of a float64 that is not negative order as integers. What is not finite is not counted.
+    Returns how many are not 0, and how many are not finite. Which table an element counts in says nothing. The bits of
+    a float64 that is not negative order as integers. What is not finite is not counted.
     """
     n_experts, size = values.shape[0] - 1, values.shape[1]
     deltas = np.empty((n_experts, BLOCK))
@@ -80,8 +83,9 @@ def histogram(values, counts):  # type: ignore[no-untyped-def]
             nonzero += bits[i] != 0
             bad += not variances[i] < np.inf
         if bad == 0:
+            # Most variances fall into few buckets: one table would wait for its own last addition.
             for i in range(n):
-                counts[bits[i] >> 48] += 1
+                counts[i % TABLES, bits[i] >> 48] += 1
     return nonzero, bad
 
 

@@ -162,21 +162,22 @@ class _Mask:
             rank -= int(reached[place - 1]) if place else 0
             prefix = prefix << 16 | (kernels.BUCKETS - 1 - place)
         if shift:
-            found = np.concatenate(list(pieces.each(lambda start, values: _bucket(values, prefix, shift))))
+            parts = list(pieces.each(lambda start, values: (start, _bucket(values, prefix, shift))))
+            found = np.concatenate([part for _, part in parts])
             found.partition(found.size - rank)
-            self._threshold = float(found[found.size - rank])
-            ties = rank - int(np.count_nonzero(found > self._threshold))
-            equal = int(np.count_nonzero(found == self._threshold))
+            threshold = self._threshold = float(found[found.size - rank])
+            ties = rank - int(np.count_nonzero(found > threshold))
             del found
+            equal = [(start, int(np.count_nonzero(part == threshold))) for start, part in parts]
         else:
-            self._threshold = float(np.int64(prefix).view(np.float64))
-            ties, equal = rank, int(counts[-1 - place])
-        self._inclusive = ties == equal
-        if not self._inclusive:
-            # The first ones: what is left of them where a piece begins.
-            for start, at in pieces.each(lambda start, values: (start, kernels.equal_to(values, self._threshold))):
-                self._ties[start] = ties
-                ties = max(ties - at, 0)
+            threshold = self._threshold = float(np.int64(prefix).view(np.float64))
+            ties = rank
+            equal = list(pieces.each(lambda start, values: (start, kernels.equal_to(values, threshold))))
+        self._inclusive = ties == sum(count for _, count in equal)
+        # The first ones: what is left of them where a piece begins.
+        for start, count in equal:
+            self._ties[start] = ties
+            ties = max(ties - count, 0)
 
     def at(self, start: int) -> tuple[bool, float, bool, int]:
         """What the kernels are told of a piece: masked, threshold, inclusive, ties."""
@@ -193,12 +194,12 @@ def _histogram(pieces: _Pieces) -> tuple[np.ndarray, int, bool]:
     def count(start: int, values: np.ndarray) -> tuple[int, int]:
         # A table for each thread: they would wait for each other at one.
         if not hasattr(own, "counts"):
-            own.counts = np.zeros(kernels.BUCKETS, dtype=np.int64)
+            own.counts = np.zeros((kernels.TABLES, kernels.BUCKETS), dtype=np.int64)
             tables.append(own.counts)
         return kernels.histogram(values, own.counts)  # type: ignore[no-any-return]
 
     found = list(pieces.each(count))
-    total = np.sum(tables, axis=0) if tables else np.zeros(kernels.BUCKETS, dtype=np.int64)
+    total = np.sum(tables, axis=(0, 1)) if tables else np.zeros(kernels.BUCKETS, dtype=np.int64)
     return total, sum(nonzero for nonzero, _ in found), any(bad for _, bad in found)
 
 
