@@ -1,9 +1,9 @@
-"""SCE merge of whole checkpoint directories: tensor by tensor, resumable file by file, whole or absent."""
+"""Merge of whole checkpoint directories: tensor by tensor, resumable file by file, whole or absent."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenlong.checkpoints import sce
+from qwenlong.checkpoints import methods
 from qwenlong.checkpoints.weights import (
     MAX_FILE_BYTES,
     Entry,
@@ -46,26 +46,26 @@ def merge_directories(
     experts: Sequence[Path],
     out: Path,
     *,
-    select_top: float = 1.0,
-    select_mode: str = "reference",
+    method: str = "sce",
     dtype: torch.dtype | None = None,
     state: Path | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
     on_tensor: Callable[[str], None] | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """Merge Hugging Face directories by SCE into `out`, which is whole or absent, and return the report.
+    """Merge Hugging Face directories into `out`, which is whole or absent, and return the report.
 
     Args:
         base: directory the deltas are taken from; config, tokenizer and templates come from it too.
         experts: two or more directories with the same tensor names and shapes and the same vocabulary.
         out: directory to write; one that is there is replaced.
-        select_top: see `sce.merge_tensor`.
-        select_mode: see `sce.merge_tensor`.
+        method: one of `methods.METHODS`.
         dtype: of the merged weights; None keeps each tensor's dtype in `base`. It does not touch the arithmetic.
         state: directory for finished weight files, so that a killed merge of the same inputs and settings goes on
             after the last of them. One merge at a time per state directory. None: nothing is kept.
         max_file_bytes: size of a weight file.
         on_tensor: called with each tensor's name when it is merged or found finished.
+        settings: of the method, see its `merge_tensor`.
 
     Tensors `experts.gate_up_proj` and `experts.down_proj` of three dimensions hold one matrix per expert of the MoE:
     each matrix is merged for itself, with its own coefficients. Tensors that are not floating must be equal
@@ -75,18 +75,18 @@ def merge_directories(
     that differ; UsageError for settings that make no sense.
     """
     base, experts, out = Path(base), [Path(expert) for expert in experts], Path(out)
-    _check_settings(base, experts, out, select_top, select_mode)
+    settings = _check_settings(base, experts, out, method, settings)
     with ExitStack() as stack:
         models = [stack.enter_context(Weights(path)) for path in (base, *experts)]
         _check_models(models)
-        merger = _Merger(models, select_top, select_mode, on_tensor)
+        merger = _Merger(models, methods.function(method, settings), on_tensor)
         entries = [
             Entry(name, entry.shape, dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype)
             for name, entry in sorted(models[0].entries.items())
         ]
         files = plan_files(entries, max_file_bytes)
-        settings = {"method": "sce", "select_top": select_top, "select_mode": select_mode}
-        work = _state_directory(state, models, settings, entries, max_file_bytes)
+        named = {"method": method} | settings
+        work = _state_directory(state, models, named, entries, max_file_bytes)
         with atomic_directory(out) as partial:
             tensors: dict[str, Any] = {}
             digests: dict[str, str] = {}
@@ -111,22 +111,22 @@ def merge_directories(
             index = index_of(files)
             if index is not None:
                 (partial / "model.safetensors.index.json").write_text(dump_json(index), encoding="utf-8")
-            report = _report(settings, entries, len(experts), tensors, digests)
+            report = _report(named, entries, len(experts), tensors, digests)
             (partial / REPORT).write_text(dump_json(report), encoding="utf-8")
         if work is not None:
             shutil.rmtree(work)
     return report
 
 
-def _check_settings(base: Path, experts: Sequence[Path], out: Path, select_top: float, select_mode: str) -> None:
+def _check_settings(
+    base: Path, experts: Sequence[Path], out: Path, method: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
     if len(experts) < 2:
         raise UsageError(f"{len(experts)} --expert given; a merge needs at least two")
-    if not 0 < select_top <= 1:
-        raise UsageError(f"--select-top {select_top}: give a share in (0, 1]")
-    if select_mode not in ("reference", "mergekit"):
-        raise UsageError(f"--select-mode {select_mode}: choose reference or mergekit")
+    resolved = methods.resolve(method, settings, len(experts))
     if out.resolve() in {path.resolve() for path in (base, *experts)}:
         raise UsageError(f"--out {out} is one of the inputs; write to another directory")
+    return resolved
 
 
 def _check_models(models: Sequence[Weights]) -> None:
@@ -179,12 +179,11 @@ class _Merger:
     def __init__(
         self,
         models: Sequence[Weights],
-        select_top: float,
-        select_mode: str,
+        merge: methods.Merge,
         on_tensor: Callable[[str], None] | None,
     ) -> None:
         self._base, self._experts = models[0], models[1:]
-        self._select_top, self._select_mode, self._on_tensor = select_top, select_mode, on_tensor
+        self._one, self._on_tensor = merge, on_tensor
         self.stats: dict[str, dict[str, Any]] = {}
 
     def produce(self, entry: Entry) -> Tensor:
@@ -207,21 +206,21 @@ class _Merger:
             return kept
         if not is_expert_stack(entry):
             merged, self.stats[name] = self._one(
-                self._base.tensor(name), [expert.tensor(name) for expert in self._experts], entry.dtype
+                name, self._base.tensor(name), [expert.tensor(name) for expert in self._experts], entry.dtype
             )
             return merged
         merged = torch.empty(entry.shape, dtype=entry.dtype)
         matrices = []
         for number in range(entry.shape[0]):
             merged[number], stats = self._one(
-                self._base.matrix(name, number), [expert.matrix(name, number) for expert in self._experts], entry.dtype
+                f"{name}[{number}]",
+                self._base.matrix(name, number),
+                [expert.matrix(name, number) for expert in self._experts],
+                entry.dtype,
             )
             matrices.append(stats)
         self.stats[name] = {"elements": entry.elements, "matrices": matrices}
         return merged
-
-    def _one(self, base: Tensor, experts: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, dict[str, Any]]:
-        return sce.merge_tensor(base, experts, self._select_top, self._select_mode, dtype=dtype)
 
 
 def is_expert_stack(entry: Entry) -> bool:
