@@ -121,8 +121,6 @@ def merge_directories(
 def _check_settings(
     base: Path, experts: Sequence[Path], out: Path, method: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    if len(experts) < 2:
-        raise UsageError(f"{len(experts)} --expert given; a merge needs at least two")
     resolved = methods.resolve(method, settings, len(experts))
     if out.resolve() in {path.resolve() for path in (base, *experts)}:
         raise UsageError(f"--out {out} is one of the inputs; write to another directory")

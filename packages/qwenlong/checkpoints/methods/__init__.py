@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qwenlong.checkpoints import sce
 from qwenlong.checkpoints.methods import dare_ties, linear, task_arithmetic, ties
-from qwenlong.checkpoints.methods.settings import faults
+from qwenlong.core.config.merging import setting_faults
 from qwenlong.core.errors import UsageError
 
 Merge = Callable[[str, Tensor, Sequence[Tensor], torch.dtype | None], tuple[Tensor, dict[str, Any]]]
@@ -48,8 +48,11 @@ METHODS: dict[str, Method] = {
 def resolve(method: str, settings: Mapping[str, Any], n_experts: int) -> dict[str, Any]:
     """Return all settings of a method, defaults filled in.
 
-    Raises UsageError for an unknown method, a setting that the method does not read, and a value that makes no sense.
+    Raises UsageError for fewer than two experts, an unknown method, a setting that the method does not read, and a
+    value that makes no sense.
     """
+    if n_experts < 2:
+        raise UsageError(f"{n_experts} --expert given; a merge needs at least two")
     if method not in METHODS:
         raise UsageError(f"--method {method}: choose one of {', '.join(METHODS)}")
     known = METHODS[method].settings
@@ -58,7 +61,7 @@ def resolve(method: str, settings: Mapping[str, Any], n_experts: int) -> dict[st
             read = ", ".join(map(option, known))
             raise UsageError(f"{option(name)} is not read by --method {method}, which reads {read}; leave it out")
     values = known | dict(settings)
-    for name, text in faults(values, n_experts).items():
+    for name, text in setting_faults(values, n_experts).items():
         shown = " ".join(map(str, values[name])) if isinstance(values[name], list | tuple) else values[name]
         raise UsageError(f"{option(name)} {shown}: {text}")
     if values.get("weights") is not None:
