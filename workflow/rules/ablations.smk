@@ -84,8 +84,8 @@ rule merge_ablation:
         stage=lambda wildcards: f"merge_ablation_{wildcards.row}",
         state=lambda wildcards: f"{R}/state/merges/{wildcards.row}",
     shell:
-        'qwenlong checkpoint merge --config "$QWENLONG_CONFIG" --ablation {wildcards.row:q} --base {input.base:q}'
-        " {params.experts:q} --stage {params.stage:q} --state {params.state:q} --out {output:q} > {log:q} 2>&1"
+        'qwenlong checkpoint merge --cores {threads} --config "$QWENLONG_CONFIG" --ablation {wildcards.row:q}'
+        " --base {input.base:q} {params.experts:q} --stage {params.stage:q} --state {params.state:q} --out {output:q} > {log:q} 2>&1"
 
 
 use rule evaluate_full as evaluate_ablation with:

@@ -9,9 +9,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from qwenlong.checkpoints.deltas import Deltas, Largest, check, store, total
+from qwenlong.checkpoints import deltas as shared
+from qwenlong.checkpoints.deltas import Deltas, Largest, store
 
 SelectMode = Literal["reference", "mergekit"]
+#: Elements whose squares are summed by halves; the sums of blocks are added exactly. So the result depends on neither
+#: the number of threads, the chunks, the device nor how a tensor is stored.
+BLOCK = 1 << 10
+#: Dtypes that are exact in float32, whose squared differences neither overflow nor vanish in float64.
+EXACT = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def merge_tensor(
@@ -49,7 +55,7 @@ def merge_tensor(
     Raises ValueError for fewer than two experts, shapes that differ, select_top outside (0, 1], an unknown mode,
     non-floating tensors, NaN or infinite values, and a result that overflows its dtype.
     """
-    _check(base, experts, select_top, select_mode)
+    check(base, experts, select_top, select_mode)
     work = Deltas(base, experts)
     threshold = None if select_top == 1 else _threshold(work, select_top)
     squares: list[list[float]] = [[] for _ in experts]
@@ -58,11 +64,8 @@ def merge_tensor(
         n_selected += deltas.shape[1] if mask is None else int(mask.sum())
         chosen = deltas if mask is None else deltas * mask
         for sums, delta in zip(squares, work.scaled(chosen), strict=True):
-            sums.append(total(delta * delta))
-    energies = [math.fsum(sums) for sums in squares]
-    whole = math.fsum(energies)
-    # Where all is 0 there is nothing to weigh by; otherwise no threshold: RL deltas are small and their ratio counts.
-    etas = [energy / whole for energy in energies] if whole > 0 else [1 / len(experts)] * len(experts)
+            sums += block_sums(delta * delta)
+    etas = coefficients(squares)
 
     result = torch.empty(base.numel(), dtype=dtype or base.dtype, device=base.device)
     eta = torch.tensor(etas, dtype=torch.float64, device=base.device)[:, None]
@@ -70,36 +73,58 @@ def merge_tensor(
     for start, deltas, mask in _masked(work, threshold):
         changed = (deltas != 0).any(dim=0)
         if mask is not None and select_mode == "mergekit":
-            deltas = deltas * mask
-        positive = deltas.sum(dim=0) >= 0
+            deltas = torch.where(mask, deltas, 0.0)
+        positive = _sum(deltas) >= 0
         nonzero = deltas != 0
         survives = nonzero & ((deltas > 0) == positive)
         weights = survives * eta
-        divisor = weights.sum(dim=0)
+        divisor = _sum(weights)
         n_nonzero += int(nonzero.sum())
         n_erased += int((nonzero & ~survives).sum())
         n_reverted += int((changed & (divisor == 0)).sum())
         # Divided before it is applied: a lone survivor then weighs exactly 1 and is returned as it is.
         weights /= torch.where(divisor == 0, torch.ones_like(divisor), divisor)
         stop = start + deltas.shape[1]
-        store(result, start, work.base(start, stop) + (weights * deltas).sum(dim=0))
-    n = base.numel()
-    stats = {
+        store(result, start, work.base(start, stop) + _sum(weights * deltas))
+    return result.reshape(base.shape), statistics(base.numel(), etas, n_selected, n_nonzero, n_erased, n_reverted)
+
+
+def coefficients(squares: Sequence[Sequence[float]]) -> list[float]:
+    """Return eta of each expert from the sums of its selected squared deltas; uniform only where all of them are 0."""
+    energies = [math.fsum(sums) for sums in squares]
+    total = math.fsum(energies)
+    # Where all is 0 there is nothing to weigh by; otherwise no threshold: RL deltas are small and their ratio counts.
+    return [energy / total for energy in energies] if total > 0 else [1 / len(squares)] * len(squares)
+
+
+def statistics(n: int, etas: list[float], selected: int, nonzero: int, erased: int, reverted: int) -> dict[str, Any]:
+    """Return what `merge_tensor` tells of a tensor of n elements, from counts."""
+    return {
         "elements": n,
         "coefficients": etas,
-        "selected": n_selected / n if n else 0.0,
-        "erased": n_erased / n_nonzero if n_nonzero else 0.0,
-        "reverted": n_reverted / n if n else 0.0,
+        "selected": selected / n if n else 0.0,
+        "erased": erased / nonzero if nonzero else 0.0,
+        "reverted": reverted / n if n else 0.0,
     }
-    return result.reshape(base.shape), stats
 
 
-def _check(base: Tensor, experts: Sequence[Tensor], select_top: float, select_mode: str) -> None:
+def block_sums(values: Tensor) -> list[float]:
+    """Return the sum of every `BLOCK` values of a vector, each by halves, so that the order is the same everywhere."""
+    padded = torch.nn.functional.pad(values, (0, -values.numel() % BLOCK)).reshape(-1, BLOCK)
+    width = BLOCK // 2
+    while width:
+        padded = padded[:, :width] + padded[:, width : 2 * width]
+        width //= 2
+    return padded[:, 0].tolist()
+
+
+def check(base: Tensor, experts: Sequence[Tensor], select_top: float, select_mode: str) -> None:
+    """Raise ValueError for what `merge_tensor` refuses."""
     if select_mode not in get_args(SelectMode):
         raise ValueError(f"no select mode {select_mode!r}; choose one of {', '.join(get_args(SelectMode))}")
     if not 0 < select_top <= 1:
         raise ValueError(f"select_top = {select_top}; it is a share in (0, 1]")
-    check(base, experts)
+    shared.check(base, experts)
 
 
 def _threshold(work: Deltas, select_top: float) -> Largest:
@@ -116,3 +141,11 @@ def _masked(work: Deltas, threshold: Largest | None) -> Iterator[tuple[int, Tens
             continue
         mask, ties = threshold.mask(work.variance(deltas), ties)
         yield start, deltas, mask
+
+
+def _sum(rows: Tensor) -> Tensor:
+    # One row after the other: torch's own order depends on their number and the device.
+    total = rows[0]
+    for row in rows[1:]:
+        total = total + row
+    return total

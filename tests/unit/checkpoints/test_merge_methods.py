@@ -12,11 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from qwenlong.checkpoints import deltas as shared
 from qwenlong.checkpoints import methods
 from qwenlong.checkpoints.methods import dare_ties, linear, task_arithmetic, ties
 from qwenlong.core import seeds
+from qwenlong.core.config import MERGE_SETTINGS, Config, MergeConfig
 from qwenlong.core.errors import UsageError
 
 Fractions = list[list[Fraction]]
@@ -420,6 +422,43 @@ def test_settings_are_checked_by_function_and_by_name(method: str, values: dict[
         chosen.merge(torch.zeros(2), [torch.zeros(2)] * 2, **named, **values)
     with pytest.raises(UsageError, match=f"{methods.option(name)} .*{message}"):
         methods.resolve(method, values, 2)
+
+
+def test_the_table_of_methods_is_that_of_the_configuration() -> None:
+    assert methods.METHODS.keys() == MERGE_SETTINGS.keys()
+    for name, method in methods.METHODS.items():
+        assert set(method.settings) - {"seed"} == set(MERGE_SETTINGS[name])
+        section = MergeConfig(method=name)
+        # What a section leaves to the method is what the method does by itself.
+        assert methods.resolve(name, section.settings(), 2) == methods.resolve(name, {}, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"method": "linear", "density": 0.5}, "density is not read by method linear, which reads weights, normalize"),
+        ({"density": 0.5}, "density is not read by method sce"),
+        ({"method": "ties", "select_top": 0.5}, "select_top is not read by method ties"),
+        ({"method": "linear", "weights": [1, 2, 3]}, "3 weights for 2 experts"),
+        ({"method": "linear", "weights": [1, -2]}, "their sum is -1.0"),
+        ({"method": "ties", "density": 0}, "greater than 0"),
+        ({"method": "ties", "scale": math.inf}, "finite number above 0"),
+        ({"method": "slerp"}, "'sce', 'linear', 'task_arithmetic', 'ties' or 'dare_ties'"),
+    ],
+)
+def test_the_section_is_checked(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        MergeConfig(**values)
+
+
+def test_merges_have_names_of_their_own() -> None:
+    rows = [{"name": "grpo", "tables": ["table2"]}]
+    for names in (["sce_merge"], ["grpo"], ["a", "a"]):
+        merges = [{"name": name} for name in names]
+        with pytest.raises(ValidationError, match=f"'{names[-1]}' is the name of a model or another row"):
+            Config.model_validate({"ablations": {"rows": rows, "merges": merges}})
+    config = Config.model_validate({"ablations": {"merges": [{"name": "a", "method": "linear", "weights": [1, 3]}]}})
+    assert config.merge_row("a").settings() == {"weights": (1.0, 3.0), "normalize": True}
 
 
 def test_settings_are_filled_in_and_foreign_ones_refused() -> None:

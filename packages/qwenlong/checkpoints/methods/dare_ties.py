@@ -14,6 +14,7 @@ from qwenlong.checkpoints.deltas import Deltas, check
 from qwenlong.checkpoints.methods.disjoint import merge_kept
 from qwenlong.checkpoints.methods.settings import require
 from qwenlong.core import seeds
+from qwenlong.core.config.merging import MERGE_DENSITIES
 
 
 def merge_tensor(
@@ -21,7 +22,7 @@ def merge_tensor(
     experts: Sequence[Tensor],
     *,
     name: str,
-    density: float = 0.1,
+    density: float = MERGE_DENSITIES["dare_ties"],
     scale: float = 1.0,
     seed: int = 0,
     dtype: torch.dtype | None = None,

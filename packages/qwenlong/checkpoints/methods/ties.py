@@ -11,13 +11,14 @@ from torch import Tensor
 from qwenlong.checkpoints.deltas import Deltas, Largest, check
 from qwenlong.checkpoints.methods.disjoint import merge_kept
 from qwenlong.checkpoints.methods.settings import require
+from qwenlong.core.config.merging import MERGE_DENSITIES
 
 
 def merge_tensor(
     base: Tensor,
     experts: Sequence[Tensor],
     *,
-    density: float = 0.2,
+    density: float = MERGE_DENSITIES["ties"],
     scale: float = 1.0,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:

@@ -20,6 +20,8 @@ MERGE_SETTINGS: dict[str, tuple[str, ...]] = {
     "ties": ("density", "scale"),
     "dare_ties": ("density", "scale"),
 }
+#: Densities of the methods' own papers, for a merge that names none.
+MERGE_DENSITIES = {"ties": 0.2, "dare_ties": 0.1}
 #: The models that the recipe merges, in the order in which weights are given.
 MERGED_MODELS = ("rl_3", "memory_rl")
 
@@ -60,8 +62,10 @@ class MergeConfig(Section):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """Return what the method reads, without what is left to the method's own default."""
+        """Return what the method reads; weights only where some are given."""
         values = {name: getattr(self, name) for name in MERGE_SETTINGS[self.method]}
+        if values.get("density", 1) is None:
+            values["density"] = MERGE_DENSITIES[self.method]
         return {name: value for name, value in values.items() if value is not None}
 
 
