@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
 from qwenlong.checkpoints import deltas as shared
 from qwenlong.checkpoints import methods
+from qwenlong.checkpoints.merge import merge_directories
 from qwenlong.checkpoints.methods import dare_ties, linear, task_arithmetic, ties
 from qwenlong.core import seeds
 from qwenlong.core.config import MERGE_SETTINGS, Config, MergeConfig
@@ -469,3 +472,68 @@ def test_settings_are_filled_in_and_foreign_ones_refused() -> None:
         methods.resolve("linear", {"density": 0.5}, 2)
     with pytest.raises(UsageError, match="--method slerp: choose one of sce, linear, task_arithmetic, ties, dare_ties"):
         methods.resolve("slerp", {}, 2)
+
+
+def directories(tmp_path: Path, models: list[dict[str, torch.Tensor]]) -> list[Path]:
+    """Write checkpoint directories of given tensors."""
+    paths = []
+    for number, tensors in enumerate(models):
+        paths.append(tmp_path / f"model{number}")
+        paths[-1].mkdir()
+        save_file(tensors, paths[-1] / "model.safetensors", metadata={"format": "pt"})
+        (paths[-1] / "config.json").write_text('{"dtype": "float32"}')
+    return paths
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_directories_by_any_number_of_cores_are_the_same_bytes(tmp_path: Path, method: str) -> None:
+    torch.manual_seed(7)
+    base = {f"model.layers.{n}.w": torch.randn(30, 20) for n in range(12)} | {"steps": torch.tensor(3)}
+    moved = [
+        {name: value + torch.randn(value.shape) * 1e-3 if value.dim() else value for name, value in base.items()}
+        for _ in range(3)
+    ]
+    paths = directories(tmp_path, [base, *moved])
+    found = []
+    for cores in (1, 3):
+        out = tmp_path / f"out{cores}"
+        report = merge_directories(paths[0], paths[1:], out, method=method, cores=cores, max_file_bytes=6000)
+        assert report["tensors"]["steps"] == {"elements": 1, "kept": True} and report["total"]["matrices"] == 12
+        found.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
+    assert found[0] == found[1] and len(found[0]) > 4
+
+
+def test_each_matrix_of_a_stack_has_a_mask_of_its_own(tmp_path: Path) -> None:
+    name = "model.layers.0.mlp.experts.down_proj"
+    base, one = torch.zeros(3, 20, 10), torch.ones(3, 20, 10)
+    paths = directories(tmp_path, [{name: base}, {name: one}, {name: one}])
+    options: dict[str, Any] = {"density": 0.5, "seed": 4}
+    merge_directories(paths[0], paths[1:], tmp_path / "out", method="dare_ties", **options)
+    merged = load_file(tmp_path / "out" / "model.safetensors")[name]
+    for n in range(3):
+        expected, _ = dare_ties.merge_tensor(base[n], [one[n], one[n]], name=f"{name}[{n}]", **options)
+        assert torch.equal(merged[n], expected)
+    assert not torch.equal(merged[0], merged[1])
+
+
+def test_finished_files_of_other_settings_are_not_taken_up(tmp_path: Path) -> None:
+    torch.manual_seed(8)
+    base = {f"w{n}": torch.randn(40, 40) for n in range(4)}
+    moved = [{name: value + torch.randn(40, 40) for name, value in base.items()} for _ in range(2)]
+    paths = directories(tmp_path, [base, *moved])
+    options: dict[str, Any] = {"method": "ties", "max_file_bytes": 8000, "cores": 1}
+    seen: list[str] = []
+
+    def stop(name: str) -> None:
+        seen.append(name)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    state = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        merge_directories(paths[0], paths[1:], tmp_path / "out", density=0.2, state=state, on_tensor=stop, **options)
+    assert list(state.rglob("*.safetensors"))
+    merge_directories(paths[0], paths[1:], tmp_path / "out", density=0.6, state=state, **options)
+    merge_directories(paths[0], paths[1:], tmp_path / "whole", density=0.6, **options)
+    for file in sorted((tmp_path / "whole").iterdir()):
+        assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
