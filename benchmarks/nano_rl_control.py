@@ -1,6 +1,7 @@
 """What the nano policy gains where nothing can be learnt: from shuffled rewards, and from noise on its weights.
 
-    python benchmarks/nano_rl_control.py [--seeds 1 2 3] [--noise 5e-4 1e-3] [--out benchmarks/nano_rl_control.md]
+    python benchmarks/nano_rl_control.py [--seeds 1 2 3] [--aepo-seeds 1 2 3] [--noise 5e-4 1e-3]
+                                         [--out benchmarks/nano_rl_control.md]
 
 The base gives up questions that it could answer (docs/nano.md), with an answer that scores 0: whatever weakens that
 habit scores more. So held-out items are split by whether the base gave them up. Shuffled rewards are the row `shuffled`
@@ -109,6 +110,7 @@ def main() -> None:
     """Run everything and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3], help="of the row of shuffled rewards")
+    parser.add_argument("--aepo-seeds", type=int, nargs="*", default=[1, 2, 3], help="of the row set beside it")
     parser.add_argument("--noise", type=float, nargs="*", default=[5e-4, 1e-3], help="standard deviations")
     parser.add_argument(
         "--noise-task", default="dialogue_memory", help="whose held-out samples the noisy models answer"
@@ -127,6 +129,7 @@ def main() -> None:
             runs.append((f"noise {deviation:g}, seed {seed}", evaluated(model, samples, arguments.noise_task)))
     controls = [nano_rl.train("shuffled", seed, samples) for seed in arguments.seeds]
     runs += [(f"shuffled, seed {seed}", after) for seed, after in zip(arguments.seeds, controls, strict=True)]
+    runs += [(f"aepo, seed {seed}", nano_rl.train("aepo", seed, samples)) for seed in arguments.aepo_seeds]
     lines = ["| run | task | given up by the base | given up after | change where the base gave up | "
              "where it answered | everywhere |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, after in runs:
