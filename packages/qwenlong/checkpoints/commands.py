@@ -150,9 +150,17 @@ def verify(
     if like is not None:
         read_directory(like, "--like")
     kind = None if dtype is None else float_dtype(dtype)
-    with _progress("verifying", directory) as advance:
+    with _progress("verifying", None) as advance:
         report = verification.verify(directory, like, dtype=kind, on_tensor=advance)
     lines = [f"{report['tensors']} tensors, {report['parameters']:,} parameters, {', '.join(report['dtypes'])}"]
+    if report["checked_against"]:
+        against = {
+            "reference": str(like),
+            "architecture": "the model of config.json",
+            "counts": "counts in config.json",
+        }
+        digests = f"{report['digests']} digests checked" if report["digests"] else "no digests beside them"
+        lines = [f"{lines[0]}; held against {against[report['checked_against']]}; {digests}"]
     if "distance" in report:
         distance = report["distance"]
         relative = "undefined" if distance["relative"] is None else f"{distance['relative']:.3e}"

@@ -54,9 +54,7 @@ class Shards:
                 raise DataError(f"{folder}: {name} is on rank 0 or rank {rank} only; the shards are not of one step")
         adapters = sorted(name for name in names if ".lora_" in name or ".base_layer." in name)
         if adapters:
-            raise DataError(
-                f"{folder} holds LoRA adapters ({adapters[0]}); merge them into the model first"
-            )
+            raise DataError(f"{folder} holds LoRA adapters ({adapters[0]}); merge them into the model first")
         self.entries = {
             name: Entry(name, tuple(value.shape), value.dtype) for name, value in sorted(self._ranks[0].items())
         }
@@ -154,7 +152,9 @@ class Shards:
         if node.dim is not None:
             return torch.cat(pieces, dim=node.dim)
         if any(not _same(piece, pieces[0]) for piece in pieces[1:]):
-            raise DataError(f"the copies of {name} in {self.folder} differ between ranks; the shards are not of one step")
+            raise DataError(
+                f"the copies of {name} in {self.folder} differ between ranks; the shards are not of one step"
+            )
         return pieces[0]
 
 
