@@ -35,7 +35,7 @@ from qwenlong.core.files import atomic_directory, dump_json, read_json
 #: Written into the converted directory: counts and digests of the weight files.
 REPORT = "CONVERT.json"
 #: Elements read at a time.
-PIECE = 1 << 22
+PIECE = 1 << 20
 
 
 def convert(

@@ -18,7 +18,7 @@ from qwenlong.checkpoints.merge import vocabulary_fault
 from qwenlong.checkpoints.weights import Entry, Weights, compare_names, dtype_name
 
 #: Elements read at a time.
-PIECE = 1 << 22
+PIECE = 1 << 20
 
 
 def verify(
