@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qwenlong.checkpoints import architecture, experts, leftovers
 from qwenlong.checkpoints.architecture import EMBEDDING, HEAD
+from qwenlong.checkpoints.compat import readable_by_older
 from qwenlong.checkpoints.experts import Naming, Part, Parts
 from qwenlong.checkpoints.sources import FSDP, Source, find
 from qwenlong.checkpoints.weights import (
@@ -106,6 +107,7 @@ def convert(
         with atomic_directory(out) as partial, leftovers.held(partial):
             digests = {file: write_file(partial / file, group, produce) for file, group in files.items()}
             carry(folders, partial, wanted)
+            _keep_readable(partial / "config.json", wanted)
             index = index_of(files)
             if index is not None:
                 (partial / INDEX).write_text(dump_json(index), encoding="utf-8")
@@ -235,6 +237,14 @@ def _equal(source: Source, left: Entry, right: Entry) -> bool:
 
 def _typed(entry: Entry, dtype: torch.dtype | None) -> Entry:
     return Entry(entry.name, entry.shape, dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype)
+
+
+def _keep_readable(file: Path, dtype: torch.dtype | None) -> None:
+    config = read_json(file)
+    if dtype is not None:
+        # Where both names are, both must say it.
+        config |= {key: dtype_name(dtype) for key in ("dtype", "torch_dtype") if key in config}
+    file.write_text(dump_json(readable_by_older(config)), encoding="utf-8")
 
 
 def _config(folders: Sequence[Path]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ before, peak, done = anonymous(), [0], threading.Event()
 def sample():
     while not done.is_set():
         peak[0] = max(peak[0], anonymous())
-        time.sleep(0.001)
+        time.sleep(0.005)
 
 thread = threading.Thread(target=sample)
 thread.start()
@@ -58,9 +58,9 @@ print((peak[0] - before) // 1024, report["parameters"])
 
 
 def test_memory_is_bounded_by_a_piece(tmp_path: Path) -> None:
-    stack = torch.rand(96, 1024, 512)
+    stack = torch.rand(48, 1024, 512)
     tensors = {
-        "model__embed_tokens__weight": torch.rand(100_000, 512),
+        "model__embed_tokens__weight": torch.rand(50_000, 512),
         "model__layers__0__mlp__experts__gate_up_proj": stack,
         "model__layers__0__mlp__experts__down_proj": stack.transpose(1, 2)[:, :, :512].contiguous(),
     }
@@ -73,10 +73,10 @@ def test_memory_is_bounded_by_a_piece(tmp_path: Path) -> None:
         assert int(parameters) == sum(value.numel() for value in tensors.values())
         return int(megabytes)
 
-    # 205 MB of embedding, 201 and 101 MB of stacks; a piece has 4 MB, and what is made of it.
-    assert growth(big, small, "split") < 64
+    # 102 MB of embedding, 101 and 101 MB of stacks; a piece has 4 MB, and what is made of it.
+    assert growth(big, small, "split") < 48
     convert(small, tmp_path / "small_split", view="split")
-    assert growth(tmp_path / "split", tmp_path / "small_split", "stacked") < 64
+    assert growth(tmp_path / "split", tmp_path / "small_split", "stacked") < 48
     made = load_file(tmp_path / "stacked/model.safetensors")
     assert torch.equal(made["model.layers.0.mlp.experts.gate_up_proj"], stack.bfloat16())
 
