@@ -23,7 +23,6 @@ from qwenlong.checkpoints.weights import (
     Entry,
     Weights,
     carry,
-    compare_names,
     dtype_name,
     index_of,
     plan_files,
@@ -187,14 +186,7 @@ def check(
     if wanted is None:
         refuse(architecture.count_faults(config, found), "the checkpoint is not whole, or config.json not its own")
         return "counts"
-    faults = compare_names(by_expert(wanted, naming), found, where, like)
-    if faults and (skipped := architecture.ignored(config)):
-        # Tensors that transformers itself leaves unread, such as heads for several tokens.
-        def read(entries: Mapping[str, Entry]) -> dict[str, Entry]:
-            return {name: entry for name, entry in entries.items() if not any(p.search(name) for p in skipped)}
-
-        faults = compare_names(read(by_expert(wanted, naming)), read(found), where, like)
-    refuse(faults, remedy)
+    refuse(architecture.name_faults(config, by_expert(wanted, naming), found, where, like), remedy)
     return against
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -27,7 +28,9 @@ def sweep(target: Path) -> int:
     On a file system without locks nothing can be told, and nothing is removed.
     """
     removed = 0
-    for partial in sorted(target.parent.glob(f".{target.name}.*.partial")) if target.parent.is_dir() else []:
+    if not target.parent.is_dir():
+        return 0
+    for partial in sorted(target.parent.glob(f".{glob.escape(target.name)}.*.partial")):
         if partial.is_symlink() or not partial.is_dir():
             continue
         descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)

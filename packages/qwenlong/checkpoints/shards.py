@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ def has_shards(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class _Node:
-    """A tensor spread over one dimension of the mesh: `dim` is the dimension cut, None for copies."""
+class Node:
+    """A tensor over one dimension of the mesh: `dim` is that of the tensor which is cut, None for copies."""
 
     dim: int | None
-    children: tuple[_Node | Tensor, ...]
+    children: tuple[Node | Tensor, ...]
 
 
 class Shards:
@@ -65,7 +66,10 @@ class Shards:
 
         Raises DataError when replicas differ there.
         """
-        return self._rows(name, self._nodes[name], start, stop)
+        found = rows_of(self._nodes[name], start, stop)
+        if found is None:
+            raise DataError(f"the copies of {name} in {self.folder} differ; the shards are not of one step")
+        return found
 
     def tensor(self, name: str) -> Tensor:
         """Return a whole tensor."""
@@ -91,15 +95,15 @@ class Shards:
             raise DataError(f"{self.folder} lacks rank {missing[0]} of {size}; copy the shards of all machines there")
         return size
 
-    def _node(self, entry: Entry) -> _Node | Tensor:
+    def _node(self, entry: Entry) -> Node | Tensor:
         """Return how a tensor lies on the ranks. Raises DataError when its shards do not make one."""
         from torch.distributed.tensor import DTensor
 
         name = entry.name
         values = [state[name] for state in self._ranks]
-        node: _Node | Tensor
+        node: Node | Tensor
         if not any(isinstance(value, DTensor) for value in values):
-            node = _Node(None, tuple(values))
+            node = Node(None, tuple(values))
         else:
             spec = [
                 (value.placements, value.device_mesh.mesh.tolist()) if isinstance(value, DTensor) else None
@@ -120,45 +124,46 @@ class Shards:
             )
         return node
 
-    def _arrange(self, name: str, mesh: Any, placements: Sequence[Any], local: list[Tensor]) -> _Node | Tensor:
+    def _arrange(self, name: str, mesh: Any, placements: Sequence[Any], local: list[Tensor]) -> Node | Tensor:
         """Arrange local tensors over a device mesh, outer dimension first. `mesh` is nested lists of ranks."""
         if not placements:
             return local[mesh]
         placement = placements[0]
         children = tuple(self._arrange(name, part, placements[1:], local) for part in mesh)
         if placement.is_replicate():
-            return _Node(None, children)
+            return Node(None, children)
         # Exactly Shard: a strided shard (FSDP over tensor parallelism) interleaves and would be joined wrongly.
         if type(placement).__name__ != "Shard":
             raise DataError(f"{name} is placed as {placement}, which is not supported; save without tensor parallelism")
-        return _Node(placement.dim % max(local[0].dim(), 1), children)
-
-    def _rows(self, name: str, node: _Node | Tensor, start: int, stop: int) -> Tensor:
-        if isinstance(node, Tensor):
-            return node[start:stop] if node.dim() else node
-        if node.dim == 0:
-            pieces = []
-            offset = 0
-            for child in node.children:
-                size = (_shape(child) or (0,))[0]
-                low, high = max(start - offset, 0), min(stop - offset, size)
-                if low < high:
-                    pieces.append(self._rows(name, child, low, high))
-                offset += size
-            if not pieces:
-                return self._rows(name, node.children[0], 0, 0)
-            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        pieces = [self._rows(name, child, start, stop) for child in node.children]
-        if node.dim is not None:
-            return torch.cat(pieces, dim=node.dim)
-        if any(not _same(piece, pieces[0]) for piece in pieces[1:]):
-            raise DataError(
-                f"the copies of {name} in {self.folder} differ between ranks; the shards are not of one step"
-            )
-        return pieces[0]
+        return Node(placement.dim % max(local[0].dim(), 1), children)
 
 
-def _shape(node: _Node | Tensor) -> tuple[int, ...] | None:
+def rows_of(node: Node | Tensor, start: int, stop: int) -> Tensor | None:
+    """Return rows [start, stop) of what lies in a node (a scalar whole); None where copies of it differ."""
+    if isinstance(node, Tensor):
+        return node[start:stop] if node.dim() else node
+    ranges = [(start, stop)] * len(node.children)
+    children = list(node.children)
+    if node.dim == 0:
+        sizes = [(_shape(child) or (0,))[0] for child in children]
+        offsets = list(accumulate(sizes, initial=0))[:-1]
+        inside = [
+            (max(start - offset, 0), min(stop - offset, size)) for offset, size in zip(offsets, sizes, strict=True)
+        ]
+        # A range without rows is taken from the first: of the right shape, and empty.
+        chosen = [number for number, (low, high) in enumerate(inside) if low < high] or [0]
+        children = [children[number] for number in chosen]
+        ranges = [inside[number] if inside[number][0] < inside[number][1] else (0, 0) for number in chosen]
+    pieces = [rows_of(child, low, high) for child, (low, high) in zip(children, ranges, strict=True)]
+    whole = [piece for piece in pieces if piece is not None]
+    if len(whole) < len(pieces):
+        return None
+    if node.dim is not None:
+        return whole[0] if len(whole) == 1 else torch.cat(whole, dim=node.dim)
+    return whole[0] if all(_same(piece, whole[0]) for piece in whole[1:]) else None
+
+
+def _shape(node: Node | Tensor) -> tuple[int, ...] | None:
     """The shape that the shards make up, None where they do not fit together."""
     if isinstance(node, Tensor):
         return tuple(node.shape)

@@ -15,7 +15,7 @@ from qwenlong.checkpoints.architecture import EMBEDDING, HEAD
 from qwenlong.checkpoints.distance import Distance
 from qwenlong.checkpoints.experts import Part, Parts
 from qwenlong.checkpoints.merge import vocabulary_fault
-from qwenlong.checkpoints.weights import Entry, Weights, compare_names, dtype_name
+from qwenlong.checkpoints.weights import Entry, Weights, dtype_name
 
 #: Elements read at a time.
 PIECE = 1 << 20
@@ -64,12 +64,13 @@ def verify(
         def parts_of(entries: Mapping[str, Entry]) -> Parts:
             return experts.as_is(entries) if naming is None else experts.split(entries, naming)
 
-        mine = parts_of(weights.entries)
+        # By name, whichever file a tensor lies in.
+        mine = parts_of(dict(sorted(weights.entries.items())))
         theirs = parts_of(others) if others is not None else None
         faults = list(files.faults)
         if theirs is not None and like is not None:
             against = "reference"
-            names = _read_names(config, _entries(theirs), _entries(mine), directory.name, like.name)
+            names = architecture.name_faults(config, _entries(theirs), _entries(mine), directory.name, like.name)
             fault = vocabulary_fault(like, directory)
             names += [f"vocabulary differs from {like.name}: {fault}"] if fault else []
         else:
@@ -77,8 +78,8 @@ def verify(
             against = "counts" if built is None else "architecture"
             names = []
             if built is not None:
-                wanted = _entries(parts_of(built))
-                names = _read_names(config, wanted, _entries(mine), directory.name, "the model of its config.json")
+                wanted, described = _entries(parts_of(built)), "the model of its config.json"
+                names = architecture.name_faults(config, wanted, _entries(mine), directory.name, described)
         faults += names or architecture.count_faults(config, _entries(mine))
         faults += _dtype_faults(weights.entries, config, dtype, others)
         faults += _tied_faults(weights, config, mine, theirs)
@@ -103,20 +104,6 @@ def verify(
 
 def _entries(parts: Parts) -> dict[str, Entry]:
     return {name: part.entry for name, part in parts.items()}
-
-
-def _read_names(
-    config: Mapping[str, Any], wanted: dict[str, Entry], found: dict[str, Entry], where: str, like: str
-) -> list[str]:
-    faults = compare_names(wanted, found, where, like)
-    skipped = architecture.ignored(config) if faults and config.get("model_type") else []
-    if not skipped:
-        return faults
-
-    def read(entries: dict[str, Entry]) -> dict[str, Entry]:
-        return {name: entry for name, entry in entries.items() if not any(p.search(name) for p in skipped)}
-
-    return compare_names(read(wanted), read(found), where, like)
 
 
 def _dtype_faults(

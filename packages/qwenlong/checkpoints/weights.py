@@ -166,7 +166,7 @@ class Weights:
             if found != wanted:
                 name = sorted(found ^ wanted)[0]
                 raise DataError(f"{path} and {INDEX} disagree about {name}; copy or make the checkpoint anew")
-        for name in found:
+        for name in sorted(found):
             if name in self.entries:
                 raise DataError(f"{name} is in two files of {self.directory}; remove the stale one")
             part = handle.get_slice(name)
