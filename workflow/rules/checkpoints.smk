@@ -47,5 +47,5 @@ rule sce_merge:
         experts=lambda wildcards, input: [word for expert in input.experts for word in ("--expert", expert)],
         state=f"{R}/state/merge",
     shell:
-        'qwenlong checkpoint merge --method sce --config "$QWENLONG_CONFIG" --base {input.base:q} {params.experts:q}'
+        'qwenlong checkpoint merge --method sce --cores {threads} --config "$QWENLONG_CONFIG" --base {input.base:q} {params.experts:q}'
         " --state {params.state:q} --out {output:q} > {log:q} 2>&1"

@@ -91,13 +91,18 @@ def merge(
     state: Annotated[
         Path | None, typer.Option(help="Folder for finished weight files: a killed merge goes on after them.")
     ] = None,
+    cores: Annotated[int | None, typer.Option(min=1, help="Threads; default: as many as this process may use.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda for a GPU.")] = "cpu",
+    max_shard_size: Annotated[
+        str, typer.Option(help="Largest weight file, such as 500MB or 4GB; a kill costs at most one of them.")
+    ] = "4GB",
     config: ConfigFile = None,
     stage: Stage = "",
     as_json: Json = False,
 ) -> None:
     """Merge checkpoints by SCE."""
     from qwenlong.checkpoints import merge as merging
-    from qwenlong.checkpoints.weights import float_dtype, read_directory
+    from qwenlong.checkpoints.weights import float_dtype, read_directory, shard_bytes
     from qwenlong.core import provenance
     from qwenlong.core.config import MergeConfig
     from qwenlong.core.errors import UsageError
@@ -105,6 +110,7 @@ def merge(
     if method != "sce":
         raise UsageError(f"--method {method}: the one method here is sce")
     kind = None if dtype is None else float_dtype(dtype)
+    size = shard_bytes(max_shard_size)
     for path in (base, *expert):
         read_directory(path, "--base" if path is base else "--expert")
     defaults = _load(config).merge if config else MergeConfig()
@@ -115,7 +121,18 @@ def merge(
     parameters = values | {"method": method, "dtype": dtype or "base"}
     with _tracked(config, stage or f"merge_{out.name}", parameters) as (settings, run):
         with _progress("merging", base) as advance:
-            report = merging.merge_directories(base, expert, out, **values, dtype=kind, state=state, on_tensor=advance)
+            report = merging.merge_directories(
+                base,
+                expert,
+                out,
+                **values,
+                dtype=kind,
+                state=state,
+                max_file_bytes=size,
+                cores=cores,
+                device=device,
+                on_tensor=advance,
+            )
         inputs = {"base": base} | {f"expert_{number}": path for number, path in enumerate(expert, 1)}
         total = report["total"]
         provenance.sidecar(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from qwenlong.checkpoints import sce
+from qwenlong.checkpoints.merge_state import State
+from qwenlong.checkpoints.merge_work import Merger
+from qwenlong.checkpoints.shard_file import ShardFile
 from qwenlong.checkpoints.weights import (
     MAX_FILE_BYTES,
     Entry,
@@ -23,22 +24,12 @@ from qwenlong.checkpoints.weights import (
     link_or_copy,
     plan_files,
     refuse,
-    write_file,
 )
-from qwenlong.core.errors import DataError, UsageError
-from qwenlong.core.files import (
-    atomic_directory,
-    atomic_file,
-    digest_value,
-    dump_json,
-    read_json,
-    sha256_file,
-    write_json,
-)
+from qwenlong.core.errors import DataError, QwenlongError, UsageError
+from qwenlong.core.files import atomic_directory, atomic_file, dump_json, read_json, sha256_file
 
 #: Written into the merged directory: coefficients and shares of every tensor, totals, digests of the weight files.
 REPORT = "MERGE.json"
-_STATE_PREFIX = "sce-merge-"
 
 
 def merge_directories(
@@ -51,6 +42,8 @@ def merge_directories(
     dtype: torch.dtype | None = None,
     state: Path | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
+    cores: int | None = None,
+    device: str = "cpu",
     on_tensor: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Merge Hugging Face directories by SCE into `out`, which is whole or absent, and return the report.
@@ -65,7 +58,12 @@ def merge_directories(
         state: directory for finished weight files, so that a killed merge of the same inputs and settings goes on
             after the last of them. One merge at a time per state directory. None: nothing is kept.
         max_file_bytes: size of a weight file.
+        cores: threads; None: as many as this process may use. The bytes do not depend on it.
+        device: "cpu", or where torch shall do the arithmetic ("cuda"): the same arithmetic, in float64.
         on_tensor: called with each tensor's name when it is merged or found finished.
+
+    Memory: the inputs are memory-mapped and read in pieces, the output is written in pieces; on the CPU it does not
+    grow with the model. Time grows linearly with the parameters.
 
     Tensors `experts.gate_up_proj` and `experts.down_proj` of three dimensions hold one matrix per expert of the MoE:
     each matrix is merged for itself, with its own coefficients. Tensors that are not floating must be equal
@@ -79,31 +77,36 @@ def merge_directories(
     with ExitStack() as stack:
         models = [stack.enter_context(Weights(path)) for path in (base, *experts)]
         _check_models(models)
-        merger = _Merger(models, select_top, select_mode, on_tensor)
+        merger = Merger(models, select_top, select_mode, cores=cores, device=device, on_tensor=on_tensor)
         entries = [
             Entry(name, entry.shape, dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype)
             for name, entry in sorted(models[0].entries.items())
         ]
         files = plan_files(entries, max_file_bytes)
         settings = {"method": "sce", "select_top": select_top, "select_mode": select_mode}
-        work = _state_directory(state, models, settings, entries, max_file_bytes)
+        work = None if state is None else State(state, models, settings, entries, max_file_bytes)
+        known = {file: done for file in files if work is not None and (done := work.finished(file)) is not None}
+        _check_space(
+            out if work is None else work.folder, [e for f, group in files.items() if f not in known for e in group]
+        )
         with atomic_directory(out) as partial:
             tensors: dict[str, Any] = {}
             digests: dict[str, str] = {}
             for file, group in files.items():
-                done = _finished(work, file)
+                done = known.get(file)
                 if done is None:
-                    target = partial / file if work is None else work / file
+                    target = partial / file if work is None else work.folder / file
                     with atomic_file(target) as unfinished:
-                        digest = write_file(unfinished, group, merger.produce)
-                    done = {"sha256": digest, "tensors": {entry.name: merger.stats.pop(entry.name) for entry in group}}
+                        with ShardFile(unfinished, group) as shard:
+                            stats = merger.write(group, shard)
+                        done = {"sha256": sha256_file(unfinished), "tensors": stats}
                     if work is not None:
-                        write_json(work / f"{file}.json", done)
+                        work.finish(file, done)
                 elif on_tensor is not None:
                     for entry in group:
                         on_tensor(entry.name)
                 if work is not None:
-                    link_or_copy(work / file, partial / file)
+                    link_or_copy(work.folder / file, partial / file)
                 digests[file] = done["sha256"]
                 tensors |= done["tensors"]
             main_dtype = next((entry.dtype for entry in entries if entry.dtype.is_floating_point), torch.float32)
@@ -114,7 +117,7 @@ def merge_directories(
             report = _report(settings, entries, len(experts), tensors, digests)
             (partial / REPORT).write_text(dump_json(report), encoding="utf-8")
         if work is not None:
-            shutil.rmtree(work)
+            work.remove()
     return report
 
 
@@ -127,6 +130,17 @@ def _check_settings(base: Path, experts: Sequence[Path], out: Path, select_top: 
         raise UsageError(f"--select-mode {select_mode}: choose reference or mergekit")
     if out.resolve() in {path.resolve() for path in (base, *experts)}:
         raise UsageError(f"--out {out} is one of the inputs; write to another directory")
+
+
+def _check_space(target: Path, entries: Sequence[Entry]) -> None:
+    """Refuse what cannot end well before it begins. Others may write meanwhile: a full disk is still told of later."""
+    folder = next(path for path in (target, *target.absolute().parents) if path.is_dir())
+    wanted, free = sum(entry.nbytes for entry in entries), shutil.disk_usage(folder).free
+    if wanted > free:
+        raise QwenlongError(
+            f"{target} needs {wanted / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there; "
+            "free space on that file system or choose another, and run the same command again"
+        )
 
 
 def _check_models(models: Sequence[Weights]) -> None:
@@ -171,90 +185,6 @@ def _vocabulary(path: Path) -> dict[str, int]:
     for token in content.get("added_tokens", []):
         table[token["content"]] = token["id"]
     return table
-
-
-class _Merger:
-    """Merges the tensors of open models; keeps the statistics of each until they are fetched."""
-
-    def __init__(
-        self,
-        models: Sequence[Weights],
-        select_top: float,
-        select_mode: str,
-        on_tensor: Callable[[str], None] | None,
-    ) -> None:
-        self._base, self._experts = models[0], models[1:]
-        self._select_top, self._select_mode, self._on_tensor = select_top, select_mode, on_tensor
-        self.stats: dict[str, dict[str, Any]] = {}
-
-    def produce(self, entry: Entry) -> Tensor:
-        """Return the merged tensor of an entry."""
-        try:
-            merged = self._merge(entry)
-        except ValueError as error:
-            raise DataError(f"{entry.name}: {error}") from error
-        if self._on_tensor is not None:
-            self._on_tensor(entry.name)
-        return merged
-
-    def _merge(self, entry: Entry) -> Tensor:
-        name = entry.name
-        if not entry.dtype.is_floating_point:
-            kept = self._base.tensor(name)
-            if not all(torch.equal(kept, expert.tensor(name)) for expert in self._experts):
-                raise ValueError(f"a {entry.dtype} tensor cannot be merged and differs between the models")
-            self.stats[name] = {"elements": entry.elements, "kept": True}
-            return kept
-        if not is_expert_stack(entry):
-            merged, self.stats[name] = self._one(
-                self._base.tensor(name), [expert.tensor(name) for expert in self._experts], entry.dtype
-            )
-            return merged
-        merged = torch.empty(entry.shape, dtype=entry.dtype)
-        matrices = []
-        for number in range(entry.shape[0]):
-            merged[number], stats = self._one(
-                self._base.matrix(name, number), [expert.matrix(name, number) for expert in self._experts], entry.dtype
-            )
-            matrices.append(stats)
-        self.stats[name] = {"elements": entry.elements, "matrices": matrices}
-        return merged
-
-    def _one(self, base: Tensor, experts: list[Tensor], dtype: torch.dtype) -> tuple[Tensor, dict[str, Any]]:
-        return sce.merge_tensor(base, experts, self._select_top, self._select_mode, dtype=dtype)
-
-
-def is_expert_stack(entry: Entry) -> bool:
-    """Whether a tensor stacks the matrices of all experts of a mixture-of-experts layer."""
-    return len(entry.shape) == 3 and entry.name.endswith(("experts.gate_up_proj", "experts.down_proj"))
-
-
-def _state_directory(
-    state: Path | None, models: Sequence[Weights], settings: dict[str, Any], entries: list[Entry], max_bytes: int
-) -> Path | None:
-    """Return the directory of finished files of exactly this merge; files of other merges are removed."""
-    if state is None:
-        return None
-    inputs = [
-        [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(model.directory.iterdir())]
-        for model in models
-    ]
-    plan = [(entry.name, list(entry.shape), dtype_name(entry.dtype)) for entry in entries]
-    key = digest_value([inputs, settings, plan, max_bytes])[:16]
-    work = Path(state) / f"{_STATE_PREFIX}{key}"
-    for other in Path(state).glob(f"{_STATE_PREFIX}*"):
-        if other != work:
-            shutil.rmtree(other)
-    work.mkdir(parents=True, exist_ok=True)
-    return work
-
-
-def _finished(work: Path | None, file: str) -> dict[str, Any] | None:
-    """Return what is known of a finished file, None when it has to be written. Its digest is checked."""
-    if work is None or not (work / file).is_file() or not (work / f"{file}.json").is_file():
-        return None
-    done = read_json(work / f"{file}.json")
-    return done if sha256_file(work / file) == done["sha256"] else None
 
 
 def _report(

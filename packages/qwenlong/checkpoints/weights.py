@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -73,6 +74,15 @@ def float_dtype(name: str) -> torch.dtype:
     if name not in FLOATS:
         raise UsageError(f"--dtype {name}: choose one of {', '.join(FLOATS)}")
     return FLOATS[name]
+
+
+def shard_bytes(text: str) -> int:
+    """Return the bytes of a size such as "500MB" or "4GB" (powers of 1,000). Raises UsageError for another text."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if size < 1:
+        raise UsageError(f"--max-shard-size {text}: give a number and a unit, such as 500MB or 4GB")
+    return size
 
 
 def read_directory(path: Path, option: str) -> Path:
@@ -250,25 +260,40 @@ def plan_files(entries: Sequence[Entry], max_bytes: int = MAX_FILE_BYTES) -> dic
     return {f"model-{number:05d}-of-{total:05d}.safetensors": group for number, group in enumerate(groups, 1)}
 
 
+def in_file_order(entries: Sequence[Entry]) -> list[Entry]:
+    """Return entries as they lie in a file: safetensors wants each aligned to its element, so the wide ones first."""
+    return sorted(entries, key=lambda entry: -entry.dtype.itemsize)
+
+
+def header(entries: Sequence[Entry]) -> tuple[bytes, dict[str, int], int]:
+    """Return what a safetensors file begins with, the byte at which each tensor begins, and the file's size."""
+    content: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    places = {}
+    position = 0
+    for entry in in_file_order(entries):
+        content[entry.name] = {
+            "dtype": _CODES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [position, position + entry.nbytes],
+        }
+        places[entry.name] = position
+        position += entry.nbytes
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    begin = 8 + len(text)
+    return (
+        len(text).to_bytes(8, "little") + text,
+        {name: begin + place for name, place in places.items()},
+        begin + position,
+    )
+
+
 def write_file(path: Path, entries: Sequence[Entry], produce: Callable[[Entry], Tensor | Iterator[Tensor]]) -> str:
     """Write a safetensors file tensor by tensor and return its SHA-256. The bytes depend on the tensors alone.
 
     `produce` gives the tensor of an entry, once each and in order, or the pieces that make it up in row-major order,
     so that no tensor need be held whole. The caller provides for atomicity.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    # safetensors wants every tensor aligned to its element: the wide ones come first.
-    ordered = sorted(entries, key=lambda entry: -entry.dtype.itemsize)
-    position = 0
-    for entry in ordered:
-        header[entry.name] = {
-            "dtype": _CODES[entry.dtype],
-            "shape": list(entry.shape),
-            "data_offsets": [position, position + entry.nbytes],
-        }
-        position += entry.nbytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with path.open("wb") as stream:
 
@@ -276,8 +301,8 @@ def write_file(path: Path, entries: Sequence[Entry], produce: Callable[[Entry], 
             digest.update(data)
             stream.write(data)
 
-        put(len(text).to_bytes(8, "little") + text)
-        for entry in ordered:
+        put(header(entries)[0])
+        for entry in in_file_order(entries):
             made = produce(entry)
             written = 0
             for piece in (made,) if isinstance(made, Tensor) else made:

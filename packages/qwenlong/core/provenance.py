@@ -8,6 +8,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,12 @@ def sidecar(
     from qwenlong.core.tracking import active_run_id
 
     clean = redact(dict(config))
+    # Side by side: hashing leaves the interpreter lock, and checkpoints are large.
+    with ThreadPoolExecutor() as pool:
+        digests = dict(zip(["", *inputs], pool.map(digest_path, [output, *inputs.values()]), strict=True))
     value = {
-        "output": {"path": str(output), "digest": digest_path(output)},
-        "inputs": {name: {"path": str(p), "digest": digest_path(p)} for name, p in sorted(inputs.items())},
+        "output": {"path": str(output), "digest": digests[""]},
+        "inputs": {name: {"path": str(p), "digest": digests[name]} for name, p in sorted(inputs.items())},
         "config": {"digest": digest_value(clean), "values": clean},
         "code": {"packages": sorted({"core", *packages}), "digest": code_digest(*packages), "commit": git_commit()},
         "versions": versions(),

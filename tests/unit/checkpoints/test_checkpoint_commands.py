@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qwenlong.checkpoints.commands import app
+from qwenlong.checkpoints.weights import shard_bytes
 from qwenlong.core.errors import UsageError
 
 runner = CliRunner()
@@ -44,12 +45,18 @@ def test_convert_merge_verify(models: Path, shards: Path, tmp_path: Path) -> Non
             0.5,
             "--select-mode",
             "mergekit",
+            "--cores",
+            2,
+            "--max-shard-size",
+            "20KB",
             "--out",
             tmp_path / "m",
             "--json",
         )
     )
     assert (report["select_top"], report["select_mode"]) == (0.5, "mergekit")
+    assert len(report["files"]) > 1
+    assert all((tmp_path / "m" / file).stat().st_size < 22_000 for file in report["files"])
     sidecar = json.loads((tmp_path / "m" / "provenance.json").read_text())
     assert set(sidecar["inputs"]) == {"base", "expert_1", "expert_2"}
 
@@ -99,3 +106,16 @@ def test_help_needs_no_torch() -> None:
         "assert not {'torch', 'transformers', 'mlflow', 'safetensors'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("4GB", 4 * 10**9), ("500MB", 5 * 10**8), ("1.5 gb", 15 * 10**8), ("20kb", 20_000), ("7", 7)]
+)
+def test_shard_sizes(text: str, size: int) -> None:
+    assert shard_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "0", "-1GB", "4 GiB", "0.0001KB", "nan"])
+def test_shard_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="--max-shard-size"):
+        shard_bytes(text)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from qwenlong.checkpoints import merge_work, sce_stream
 from qwenlong.checkpoints.merge import REPORT, merge_directories
-from qwenlong.checkpoints.sce import merge_tensor
-from qwenlong.core.errors import DataError, UsageError
+from qwenlong.checkpoints.sce import BLOCK, merge_tensor
+from qwenlong.core.errors import DataError, QwenlongError, UsageError
 
 
 def inputs(models: Path) -> tuple[Path, list[Path]]:
@@ -53,6 +54,42 @@ def test_merged_directory_is_the_merge_of_each_tensor_and_loads(models: Path, tm
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert torch.equal(loaded.lm_head.weight, merged["lm_head.weight"])
+
+
+@pytest.mark.parametrize("options", [{}, {"select_top": 0.3, "select_mode": "mergekit"}, {"dtype": torch.bfloat16}])
+def test_cores_and_pieces_change_no_byte(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict
+) -> None:
+    base, experts = inputs(models)
+    merge_directories(base, experts, tmp_path / "one", cores=1, **options)
+    merge_directories(base, experts, tmp_path / "three", cores=3, **options)
+    # Every tensor is shared by the cores, in pieces of one block.
+    monkeypatch.setattr(merge_work, "SHARED", 0)
+    monkeypatch.setattr(sce_stream, "PIECE", BLOCK)
+    merge_directories(base, experts, tmp_path / "pieces", cores=3, **options)
+    assert contents(tmp_path / "one") == contents(tmp_path / "three") == contents(tmp_path / "pieces")
+
+
+def test_double_precision_is_merged_as_a_whole(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    values = torch.randn(5, 7, dtype=torch.float64)
+    base = directory(tmp_path / "base", {"w": values}, dtype="float64")
+    changed = [values + 1e-12 * n * torch.randn(5, 7, dtype=torch.float64) for n in (1, 2)]
+    experts = [directory(tmp_path / f"e{n}", {"w": value}) for n, value in enumerate(changed)]
+    report = merge_directories(base, experts, tmp_path / "out", select_top=0.5)
+    expected, stats = merge_tensor(values, changed, 0.5)
+    assert torch.equal(weights(tmp_path / "out")["w"], expected) and report["tensors"]["w"] == stats
+
+
+def test_too_little_space_is_told_before_the_work(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, experts = inputs(models)
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(QwenlongError, match=r"out needs .* GB, 0.0 GB are free there; free space"):
+        merge_directories(base, experts, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_killed_merge_goes_on_after_the_finished_files_with_the_same_bytes(models: Path, tmp_path: Path) -> None:
@@ -197,3 +234,6 @@ def test_settings_are_checked(models: Path, tmp_path: Path) -> None:
         merge_directories(base, experts, tmp_path / "out", select_mode="ties")
     with pytest.raises(UsageError, match="one of the inputs"):
         merge_directories(base, experts, base)
+    for device in ("cuda:99", "gpu"):
+        with pytest.raises(UsageError, match=f"--device {device} cannot be used here"):
+            merge_directories(base, experts, tmp_path / "out", device=device)

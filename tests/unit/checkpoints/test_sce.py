@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenlong.checkpoints import sce
+from qwenlong.checkpoints import deltas
 from qwenlong.checkpoints.sce import merge_tensor
 
 
@@ -81,7 +81,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch, select_top: floa
     base = torch.randn(40, 11, generator=generator).bfloat16()
     experts = [(base + torch.randn(40, 11, generator=generator) * 0.05).bfloat16() for _ in range(3)]
     whole, stats = merge_tensor(base, experts, select_top, mode)
-    monkeypatch.setattr(sce, "CHUNK", 7)
+    monkeypatch.setattr(deltas, "CHUNK", 7)
     parts, part_stats = merge_tensor(base, experts, select_top, mode)
     assert torch.equal(whole, parts)
     assert stats.pop("coefficients") == pytest.approx(part_stats.pop("coefficients"), abs=1e-15)
