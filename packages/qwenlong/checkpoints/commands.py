@@ -53,7 +53,7 @@ def convert(
         raise UsageError(f"--experts {experts}: choose {SPLIT} or {STACKED}")
     read_directory(source, "SRC")
     inputs = {"shards": source} | ({"like": read_directory(like, "--like")} if like else {})
-    options = {"dtype": dtype, "experts": experts}
+    options = {"dtype": dtype or "default", "experts": experts or "default"}
     with _tracked(config, stage or f"convert_{out.name}", options) as (settings, run):
         with _progress("converting", like) as advance:
             report = conversion.convert(source, out, like=like, dtype=kind, view=experts, on_tensor=advance)
