@@ -91,6 +91,10 @@ def _root(
     logs.setup(log_level or None)
 
 
+#: What the system answers to a path that cannot be used: the user's to mend, and no fault of the program.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command line (default: this process's) and exit: 0, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
@@ -100,9 +104,11 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" {error.filename}" if error.filename else ""
+        where = f" {error.filename}" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             _fail(f"cannot write{where}: {error.strerror}; free space there, and run the same command again", 1)
+        if where and error.errno in _REFUSED:
+            _fail(f"cannot read or write{where}: {error.strerror}; check the path and its permissions", 1)
         _crash(error)
     except Exception as error:
         _crash(error)

@@ -111,8 +111,8 @@ class Project:
         )
         return done.stdout + done.stderr
 
-    def make_outputs(self) -> None:
-        shown = self.run("-n", "--forceall")
+    def make_outputs(self, *targets: str) -> None:
+        shown = self.run(*targets, "-n", "--forceall")
         files = [
             f
             for line in shown.splitlines()
@@ -127,13 +127,14 @@ class Project:
             (path.parent if path.suffix else path).mkdir(parents=True, exist_ok=True)
             if path.suffix:
                 path.touch()
-        self.run("--touch", "--forceall", "--cores", "1")
+        self.run(*targets, "--touch", "--forceall", "--cores", "1")
         # Adopted now, with what each rule reads on record.
-        assert "Nothing to be done" in self.run("-n")
+        assert "Nothing to be done" in self.run(*targets, "-n")
 
-    def planned(self, *overrides: str) -> dict[str, int]:
+    def planned(self, *overrides: str, target: str | None = None) -> dict[str, int]:
         """Return how often each rule would run again."""
-        lines = self.run("-n", "-q", "rules", overrides=overrides).splitlines()
+        targets = [target] if target else []
+        lines = self.run(*targets, "-n", "-q", "rules", overrides=overrides).splitlines()
         starts = [i for i, line in enumerate(lines) if line.startswith("job ")]
         if not starts:
             return {}
@@ -147,12 +148,12 @@ class Project:
 
 
 @pytest.fixture(scope="session")
-def make_project(tmp_path_factory: pytest.TempPathFactory, snakemake: Callable[..., Any]) -> Callable[[str], Project]:
+def make_project(tmp_path_factory: pytest.TempPathFactory, snakemake: Callable[..., Any]) -> Callable[..., Project]:
     """Copy the project to a folder with a space in its name, and finish a run there, with empty files."""
 
-    def make(config: str) -> Project:
+    def make(config: str, *targets: str) -> Project:
         project = Project(tmp_path_factory.mktemp("project with space"), config, snakemake)
-        project.make_outputs()
+        project.make_outputs(*targets)
         return project
 
     return make

@@ -23,6 +23,7 @@ ROWS = (
     "gspo",
     "clip_cov",
 )
+MERGES = ("linear", "task_arithmetic", "ties", "dare_ties", "sce_half")
 # The rule that makes each model.
 MAKER = {
     "base": "base",
@@ -68,8 +69,8 @@ RECIPE = {
 }
 
 
-def expected(rows, generated=False):
-    """The whole DAG with the audit at its end, which waits for the ablation rows given."""
+def expected(rows, merges, generated=False):
+    """The whole DAG with the audit at its end, which waits for the ablation rows and merges given."""
     edges = dict(RECIPE)
     if generated:
         # Agents and extracted triples, which only a configuration with endpoints asks for.
@@ -86,6 +87,11 @@ def expected(rows, generated=False):
         branch[f"ablation_{row}"] = {"bins", "synthesis", "base"}
         branch[f"convert_ablation {row}"] = {f"ablation_{row}", "base"}
         branch[f"evaluate_ablation {row} heldout"] = {"synthesis", f"convert_ablation {row}"}
+    for row in merges:
+        # {base, convert_3, convert_memory} -> merge, evaluated as the recipe's own
+        branch[f"merge_ablation {row}"] = {"base", "convert_3", "convert_memory"}
+        branch[f"evaluate_ablation {row} heldout"] = {"synthesis", f"merge_ablation {row}"}
+        branch[f"evaluate_ablation_agent {row} heldout_long"] = {"synthesis", f"merge_ablation {row}"}
     stages = {"rl_1", "rl_2", "rl_3", "memory_rl", "rl_4", "naive_grpo"}
     scores = {"score_1", "score_2", "score_3", "score_4"}
     selection = {"corpus", "synthesis", "data_card", "verification", "difficulty", "bins", "sce_merge"}
@@ -94,8 +100,11 @@ def expected(rows, generated=False):
     return edges | full | agent | branch | audit
 
 
-@pytest.mark.parametrize(("config", "rows"), [("configs/paper.yaml", ROWS), (None, ()), ("configs/h200.yaml", ())])
-def test_nodes_and_edges_are_those_of_the_recipe(plan, config, rows):
+@pytest.mark.parametrize(
+    ("config", "rows", "merges"),
+    [("configs/paper.yaml", ROWS, MERGES), (None, (), ()), ("configs/h200.yaml", (), ())],
+)
+def test_nodes_and_edges_are_those_of_the_recipe(plan, config, rows, merges):
     found = plan(config)
     # Sources of documents feed the corpus; weights that come as a package (h200) feed tokenizer and base.
     edges = {
@@ -103,7 +112,7 @@ def test_nodes_and_edges_are_those_of_the_recipe(plan, config, rows):
         for name, reads in found.edges.items()
         if name.split()[0] not in ("fetch", "corpus")
     }
-    assert edges == expected(rows, generated=config == "configs/paper.yaml")
+    assert edges == expected(rows, merges, generated=config == "configs/paper.yaml")
     assert found.edges["corpus"] == {f"fetch {source}" for source in found.run.corpus.sources}
 
 
@@ -149,7 +158,8 @@ def test_eight_models_are_evaluated_and_all_but_naive_grpo_through_the_agent(pla
         ("merge", "sce_merge", "score_4"),
         ("convert", "convert_4", "evaluate_full base heldout"),
         ("evaluate", "evaluate_full rl_4 heldout", "audit"),
-        ("ablations", "evaluate_ablation aepo heldout", "rl_1"),
+        ("ablations", "evaluate_ablation aepo heldout", "rl_4"),
+        ("ablations", "evaluate_ablation_agent ties heldout_long", "sce_merge"),
         ("audit", "audit", "all"),
     ],
 )
@@ -165,6 +175,18 @@ def test_every_ablation_row_is_trained_converted_and_evaluated(plan):
         assert {f"ablation_{row}", f"convert_ablation {row}", f"evaluate_ablation {row} heldout"} <= set(jobs)
 
 
+def test_every_merge_row_is_merged_and_evaluated_as_the_recipes_own(plan):
+    jobs = plan(None, "ablations").jobs
+    for row in MERGES:
+        assert f"--ablation {row} " in jobs[f"merge_ablation {row}"].command
+        assert "--agent" not in jobs[f"evaluate_ablation {row} heldout"].command
+        assert "--agent" in jobs[f"evaluate_ablation_agent {row} heldout_long"].command
+    # The same models in the same order as the recipe's own merge: weights are given in it.
+    own = plan(None, "merge").jobs["sce_merge"]
+    experts = [word for word in own.command.split() if "/models/" in word]
+    assert [word for word in jobs["merge_ablation ties"].command.split() if "/models/" in word] == experts[:3]
+
+
 def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
     found = 0
     for file in sorted(root.glob("workflow/rules/*.smk")):
@@ -173,7 +195,7 @@ def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
         text = file.read_text(encoding="utf-8")
         for block in re.split(r"(?m)^\s*rule\b|^use rule", text)[1:]:
             name = block.strip().split("\n")[0]
-            if "evaluate_full as" in block:
+            if re.match(r" ?evaluate_(full|agent) as", block):
                 continue  # inherits what it does not set
             keys = re.findall(r"(?m)^ {4,8}(input|output|log|benchmark|threads|resources|params|shell):", block)
             order = ["input", "output", "log", "benchmark", "threads", "resources", "params", "shell"]
@@ -181,4 +203,4 @@ def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
             assert set(order[1:]) <= set(keys), f"{file.name}: {name}: lacks {set(order) - set(keys)}"
             assert re.search(r"code=(code|module)_digest\(", block), f"{file.name}: {name}: no code digest"
             found += 1
-    assert found == 20
+    assert found == 21

@@ -37,6 +37,28 @@ def test_other_settings_rerun_what_reads_them(project):
     assert "corpus" in project.planned("run={seed: 3}")
 
 
+LINEAR, DARE = "{name: linear, method: linear}", "{name: dare_ties, method: dare_ties, density: 0.5}"
+
+
+def test_a_setting_of_a_merge_reruns_that_merge_and_what_follows_it(make_project):
+    project = make_project("configs/tiny.yaml", "ablations")
+
+    def planned(*rows: str, **more):
+        found = project.planned(f"ablations={{merges: [{', '.join(rows)}]}}", target="ablations", **more)
+        return {name: count for name, count in found.items() if name != "ablations"}
+
+    once = {"merge_ablation": 1, "evaluate_ablation": 1, "evaluate_ablation_agent": 1}
+    assert planned(LINEAR, DARE) == {}
+    # Order decides nothing, nor does what stands there by default.
+    assert planned(DARE, LINEAR) == {}
+    assert planned(LINEAR.replace("}", ", normalize: true}"), DARE) == {}
+    assert planned(LINEAR.replace("}", ", weights: [1, 3]}"), DARE) == once
+    assert planned(LINEAR, DARE.replace("0.5", "0.25")) == once
+    assert planned(LINEAR, DARE.replace("}", ", base: rl_3}")) == once
+    # The recipe's own merge is none of the target's business.
+    assert project.planned("merge={select_top: 0.5}", target="ablations") == {}
+
+
 @pytest.mark.parametrize(
     "override",
     ["resources={train: {memory_mb: 5000}}", "tracking={uri: null}", "training={save_every: 7}"],

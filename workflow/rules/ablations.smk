@@ -1,8 +1,10 @@
-# Rows of Tables 2, 4 and 5: each trained alone from the base model, converted, evaluated.
+# Rows of Tables 2, 4 and 5: each trained alone from the base model, converted, evaluated. Rows of Table 10's merge:
+# the models that the recipe merges under other settings, evaluated as its own merge is.
 #
-# In:  R/bins/samples.parquet, R/synthesis/{heldout,documents}.parquet, R/models/base/
-# Out: R/ablations/<row>/policy/         verl's shards of the last step, stage.json, metrics
-#      R/ablations/<row>/model/          the converted model
+# In:  R/bins/samples.parquet, R/synthesis/{heldout,heldout_long,documents}.parquet, R/models/base/; for merges
+#      R/models/{rl_3,memory_rl}/
+# Out: R/ablations/<row>/policy/         verl's shards of the last step, stage.json, metrics; not of merges
+#      R/ablations/<row>/model/          the converted or merged model
 #      R/ablations/<row>/evaluation/<benchmark>/{predictions.jsonl,scores.json,run.json}
 
 for row in ROWS:
@@ -60,6 +62,32 @@ rule convert_ablation:
         " --stage {params.stage:q} > {log:q} 2>&1"
 
 
+rule merge_ablation:
+    input:
+        base=lambda wildcards: f"{R}/models/{MERGES[wildcards.row].base}",
+        experts=[f"{R}/models/{model}" for model in MERGED_MODELS],
+    output:
+        directory(f"{R}/ablations/{{row}}/model"),
+    log:
+        f"{R}/logs/ablations/{{row}}-merge.log",
+    benchmark:
+        f"{R}/benchmarks/ablations/{{row}}-merge.tsv"
+    wildcard_constraints:
+        row="|".join(MERGES) or "$none",
+    threads: cpus("merge")
+    resources:
+        **need("merge"),
+    params:
+        code=code_digest("checkpoints"),
+        config=lambda wildcards: merge_settings(MERGES[wildcards.row]),
+        experts=lambda wildcards, input: [word for expert in input.experts for word in ("--expert", expert)],
+        stage=lambda wildcards: f"merge_ablation_{wildcards.row}",
+        state=lambda wildcards: f"{R}/state/merges/{wildcards.row}",
+    shell:
+        'qwenlong checkpoint merge --cores {threads} --config "$QWENLONG_CONFIG" --ablation {wildcards.row:q}'
+        " --base {input.base:q} {params.experts:q} --stage {params.stage:q} --state {params.state:q} --out {output:q} > {log:q} 2>&1"
+
+
 use rule evaluate_full as evaluate_ablation with:
     input:
         data=f"{R}/synthesis/{{benchmark}}.parquet",
@@ -74,5 +102,23 @@ use rule evaluate_full as evaluate_ablation with:
     benchmark:
         f"{R}/benchmarks/ablations/{{row}}-{{benchmark}}.tsv"
     wildcard_constraints:
-        row="|".join(ROWS) or "$none",
+        row="|".join([*ROWS, *MERGES]) or "$none",
         benchmark="|".join(RUN.evaluation.benchmarks) or "$none",
+
+
+use rule evaluate_agent as evaluate_ablation_agent with:
+    input:
+        data=f"{R}/synthesis/{{benchmark}}.parquet",
+        documents=rules.synthesis.output.documents,
+        model=f"{R}/ablations/{{row}}/model",
+    output:
+        predictions=f"{R}/ablations/{{row}}/evaluation/{{benchmark}}/predictions.jsonl",
+        scores=f"{R}/ablations/{{row}}/evaluation/{{benchmark}}/scores.json",
+        run=f"{R}/ablations/{{row}}/evaluation/{{benchmark}}/run.json",
+    log:
+        f"{R}/logs/ablations/{{row}}-{{benchmark}}.log",
+    benchmark:
+        f"{R}/benchmarks/ablations/{{row}}-{{benchmark}}.tsv"
+    wildcard_constraints:
+        row="|".join(MERGES) or "$none",
+        benchmark="|".join(RUN.evaluation.agent_benchmarks) or "$none",

@@ -1,4 +1,4 @@
-# From verl's shards to models, and the SCE merge.
+# From verl's shards to models, and the merge (SCE, or the method that `merge` names).
 #
 # In:  R/stages/<stage>/policy/, R/models/<parent>/
 # Out: R/models/<stage>/                 float32 safetensors in a Hugging Face directory
@@ -31,7 +31,7 @@ for stage in RL_STAGES:
 rule sce_merge:
     input:
         base=f"{R}/models/{RUN.merge.base}",
-        experts=[f"{R}/models/rl_3", f"{R}/models/memory_rl"],
+        experts=[f"{R}/models/{model}" for model in MERGED_MODELS],
     output:
         directory(f"{R}/models/sce_merge"),
     log:
@@ -43,9 +43,9 @@ rule sce_merge:
         **need("merge"),
     params:
         code=code_digest("checkpoints"),
-        config=settings("merge"),
+        config=merge_settings(RUN.merge),
         experts=lambda wildcards, input: [word for expert in input.experts for word in ("--expert", expert)],
         state=f"{R}/state/merge",
     shell:
-        'qwenlong checkpoint merge --method sce --cores {threads} --config "$QWENLONG_CONFIG" --base {input.base:q} {params.experts:q}'
+        'qwenlong checkpoint merge --cores {threads} --config "$QWENLONG_CONFIG" --base {input.base:q} {params.experts:q}'
         " --state {params.state:q} --out {output:q} > {log:q} 2>&1"

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from qwenlong.core import config_files, processes
-from qwenlong.core.config import MODELS, PARENTS, RL_STAGES, SCORED_STAGES
+from qwenlong.core.config import MERGED_MODELS, MODELS, PARENTS, RL_STAGES, SCORED_STAGES
 from qwenlong.core.errors import ConfigError, QwenlongError, UsageError
 from qwenlong.core.files import (
     code_digest,
@@ -81,6 +81,12 @@ def settings(*keys, **extra):
 def stage_settings(stage):
     """Return what a resolved StageConfig decides; where it saves and when it would stop decide nothing."""
     return stage.model_dump(mode="json", exclude={"save_every", "divergence"})
+
+
+def merge_settings(merge):
+    """Return what a merge reads of its section, and the run's seed where its method draws numbers."""
+    keys = ["run.seed"] if merge.method == "dare_ties" else []
+    return settings(*keys, base=merge.base, method=merge.method, settings=merge.settings())
 
 
 def limits(name):
@@ -154,6 +160,7 @@ CACHE = RUN.corpus.cache
 # What the base model is made from, besides samples.
 BASE_FILES = [f"{CACHE}/{name}" for name in MODEL_SOURCES] + (NANO_FILES if RUN.base.kind == "nano" else [])
 ROWS = [row.name for row in RUN.ablations.rows]
+MERGES = {row.name: row for row in RUN.ablations.merges}
 AGENT_MODELS = [model for model in MODELS if model != "naive_grpo"]
 # The resolved configuration, named by its content: a dry-run with other values cannot change it under a running job.
 RESOLVED = f"{R}/state/configs/{config_files.digest(RUN)[:16]}.yaml"
@@ -161,5 +168,11 @@ EVALUATIONS = evaluations(MODELS, RUN.evaluation.benchmarks) + evaluations(
     AGENT_MODELS, RUN.evaluation.agent_benchmarks
 )
 ABLATIONS = [
-    f"{R}/ablations/{row}/evaluation/{benchmark}/scores.json" for row in ROWS for benchmark in RUN.evaluation.benchmarks
+    f"{R}/ablations/{row}/evaluation/{benchmark}/scores.json"
+    for rows, benchmarks in (
+        ([*ROWS, *MERGES], RUN.evaluation.benchmarks),
+        (MERGES, RUN.evaluation.agent_benchmarks),
+    )
+    for row in rows
+    for benchmark in benchmarks
 ]

@@ -34,6 +34,7 @@ def report(
         with tracking.stage(settings, "audit", {"results": str(folder)}) as tracked:
             files = reporting.build(folder, settings, str(config), out)
             read = [*sorted(folder.glob("evaluation/*/*/scores.json")), *folder.glob("data_card/card.json")]
+            read += [*folder.glob("models/*/MERGE.json"), *sorted(folder.glob("ablations/*/model/MERGE.json"))]
             inputs = {file.relative_to(folder).as_posix(): file for file in read}
             for file in files:
                 provenance.sidecar(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qwenlong.audit import assumptions, chain, checks, curves, exports, tables
+from qwenlong.audit import assumptions, chain, checks, curves, exports, merge_figures, merges, tables
 from qwenlong.audit.claims import load
 from qwenlong.audit.results import Scores, read_metrics, read_similarity, sidecars
 from qwenlong.core import config_files
@@ -38,6 +38,16 @@ class Counts:
     title: str
     values: list[tuple[str, Any]]
     matrices: list[tuple[str, list[str], list[tuple[str, list[Any]]]]]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The recipe's merge with its figures (title, image, note), and other merges: name, settings, report, command."""
+
+    report: merges.MergeReport | None
+    command: str
+    figures: list[tuple[str, str, str]]
+    others: list[tuple[str, str, merges.MergeReport | None, str]]
 
 
 @dataclass(frozen=True)
@@ -81,12 +91,15 @@ def build(results: Path, config: Config, config_file: str, out: Path) -> list[Pa
         ("Ablations", curves.ablation_curves(trained), "Each row trained alone from the base model: the shape of "
          "Figures 8 and 10."),
     ]  # fmt: skip
+    merge = _merge(results, config, config_file)
     alike = {n: read_similarity(results / "stages" / n / "policy" / "similarity.json") for n in RL_STAGES}
     values = {
         "similarity": {n: [asdict(entry) for entry in entries] for n, entries in alike.items() if entries},
         "run": {"name": config.run.name, "seed": config.run.seed, "config": config_files.digest(config)[:12]},
         "table10": table10.as_json(),
         "ablations": [table.as_json() for table in ablations],
+        "merge": None if merge.report is None else merge.report.as_json(),
+        "merges": {name: report.as_json() for name, _, report, _ in merge.others if report is not None},
         "claims": [check.as_json() for check in claims],
         "assumptions": [{"key": a.key, "value": _plain(a.value), "text": a.text} for a in assumed],
         "provenance": [link.as_json() for link in links],
@@ -101,6 +114,7 @@ def build(results: Path, config: Config, config_file: str, out: Path) -> list[Pa
         claims=claims,
         verdicts={name: sum(c.verdict == name for c in claims) for name in _VERDICTS},
         figures=[(title, embedded(svg), note) for title, svg, note in figures if svg is not None],
+        merge=merge,
         alike={name: entries for name, entries in alike.items() if entries},
         card=_card(results),
         counts=list(_counts(results)),
@@ -170,6 +184,28 @@ def _card(results: Path) -> str:
     return cards.section(cards.load(file)) if file.is_file() else ""
 
 
+def _merge(results: Path, config: Config, config_file: str) -> Merge:
+    command = f"snakemake --cores all --configfile {config_file}"
+    report = merges.read(results, "models/sce_merge")
+    drawn = [] if report is None else [
+        ("Coefficients by layer", merge_figures.coefficients(report), "The weight of each expert; line: median over "
+         "the matrices of a layer, band: lowest to highest."),
+        ("Shares by layer", merge_figures.shares(report), "In percent, means by parameters. Shares that are the same "
+         "everywhere are not drawn."),
+    ]  # fmt: skip
+    others = [
+        (
+            row.name,
+            merges.described(row),
+            merges.read(results, f"ablations/{row.name}/model"),
+            f"{command} {config.run.results}/ablations/{row.name}/model",
+        )
+        for row in config.ablations.merges
+    ]
+    figures = [(title, embedded(image), note) for title, image, note in drawn if image is not None]
+    return Merge(report, f"{command} merge", figures, others)
+
+
 def _is_leaf(value: Any) -> bool:
     return isinstance(value, Mapping) and not any(isinstance(v, Mapping) for v in value.values())
 
@@ -235,4 +271,5 @@ def _examples(results: Path, config: Config, evaluations: tables.Evaluations) ->
 
 def _page(**values: Any) -> str:
     environment = cards.environment(Path(__file__).parent / "pages")
+    environment.filters["setting"] = merges.shown
     return environment.get_template("report.html.j2").render(verdict_texts=_VERDICTS, **values) + "\n"

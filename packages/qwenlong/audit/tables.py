@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong.audit.claims import Published
+from qwenlong.audit.merges import described
 from qwenlong.audit.results import Cell, Scores, read_scores
-from qwenlong.core.config import MODELS, AblationRow, Config
+from qwenlong.core.config import MERGED_MODELS, MODELS, AblationRow, Config
 from qwenlong.core.records import TASKS
 
 #: Our models by the names of Table 10's rows.
@@ -37,11 +38,14 @@ class Row:
     model: str
     cells: Mapping[str, Cell]
     paper: Mapping[str, float | None]
+    note: str = ""
+    """What the row is, where its name does not say it."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the row for tables.json."""
         cells = {column: cell.as_json() for column, cell in self.cells.items()}
-        return {"row": self.name, "model": self.model, "cells": cells, "paper": dict(self.paper)}
+        value = {"row": self.name, "model": self.model, "cells": cells, "paper": dict(self.paper)}
+        return value | ({"note": self.note} if self.note else {})
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Evaluations:
         self._full = next(iter(config.evaluation.benchmarks), None)
         self._agent = next(iter(config.evaluation.agent_benchmarks), None)
         self._cache: dict[Path, Scores | None] = {}
+        self._merges = {row.name for row in config.ablations.merges}
         self._shown = config.run.results
 
     def _read(self, parts: tuple[str, ...]) -> Scores | None:
@@ -78,8 +83,9 @@ class Evaluations:
 
     def _parts(self, model: str, ablation: bool, agent: bool) -> tuple[str, ...] | None:
         benchmark = self._agent if agent else self._full
-        # The recipe runs naive GRPO's model and the ablations without the memory agent.
-        if benchmark is None or (agent and (ablation or model == "naive_grpo")):
+        # The recipe runs naive GRPO's model and the trained ablations without the memory agent.
+        alone = model == "naive_grpo" or (ablation and model not in self._merges)
+        if benchmark is None or (agent and alone):
             return None
         return ("ablations", model, "evaluation", benchmark) if ablation else ("evaluation", model, benchmark)
 
@@ -145,7 +151,26 @@ def ablations(evaluations: Evaluations, config: Config, published: Published) ->
         )
         title = published.tables[table].title if table in published.tables else "Rows of ours"
         made.append(ResultTable(table, title.split(",")[0], columns, rows))
+    if config.ablations.merges:
+        made.append(_merges(evaluations, config, published))
     return made
+
+
+def _merges(evaluations: Evaluations, config: Config, published: Published) -> ResultTable:
+    """Return Table 10's merge beside its inputs and other merges of them."""
+    columns = ("avg", *TASKS, "memory_agent")
+    notes = {"sce_merge": described(config.merge)} | {row.name: described(row) for row in config.ablations.merges}
+    rows = tuple(
+        Row(
+            name,
+            name,
+            {column: evaluations.cell(name, column, ablation=name not in MODELS) for column in columns},
+            _paper(published, "table10", TABLE10_ROWS[name]) if name in TABLE10_ROWS else {},
+            notes.get(name, ""),
+        )
+        for name in (*MERGED_MODELS, *notes)
+    )
+    return ResultTable("merges", "Merges of the last full-context stage and memory RL", columns, rows)
 
 
 def markdown(table: ResultTable) -> str:
@@ -159,7 +184,8 @@ def markdown(table: ResultTable) -> str:
             if cell.ci95 is not None:
                 text += f" [{cell.ci95[0]:.1f}, {cell.ci95[1]:.1f}] n={cell.n}"
             cells.append(text + ("" if paper is None else f" (paper {paper:.2f})"))
-        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+        name = f"{row.name} ({row.note})" if row.note else row.name
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     missing = sorted({c.command for row in table.rows for c in row.cells.values() if c.command is not None})
     if missing:
         lines += ["", "Empty cells are made by:", "", *(f"    {command}" for command in missing)]

@@ -80,13 +80,30 @@ def merge(
     base: Annotated[Path, typer.Option(help="Hugging Face directory that the deltas are taken from.")],
     expert: Annotated[list[Path], typer.Option(help="Hugging Face directory of an expert; give two or more.")],
     out: Annotated[Path, typer.Option(help="Hugging Face directory to write.")],
-    method: Annotated[str, typer.Option(help="sce")] = "sce",
-    select_top: Annotated[
-        float | None, typer.Option(help="Share of elements selected; default: merge.select_top of the config, or 1.")
+    method: Annotated[
+        str | None, typer.Option(help="sce, linear, task_arithmetic, ties or dare_ties; default: the config's, or sce.")
     ] = None,
-    select_mode: Annotated[
-        str | None, typer.Option(help="reference or mergekit; default: merge.select_mode of the config, or reference.")
+    select_top: Annotated[float | None, typer.Option(help="sce: share of elements selected. Without: 1.")] = None,
+    select_mode: Annotated[str | None, typer.Option(help="sce: reference or mergekit. Without: reference.")] = None,
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="linear, task_arithmetic: weight of each expert, in their order. Without: equal, or 1 each."),
     ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="linear: divide the weights by their sum (or not)."),
+    ] = None,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            help="ties: share of deltas kept, without: 0.2. dare_ties: probability to keep one, without: 0.1."
+        ),
+    ] = None,
+    scale: Annotated[float | None, typer.Option(help="ties, dare_ties: factor of what is added. Without: 1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="dare_ties: seed. Without: run.seed of the config, or 0.")] = None,
+    ablation: Annotated[
+        str, typer.Option(help="Method and settings of this row of ablations.merges, instead of the section merge.")
+    ] = "",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: that of the base.")] = None,
     state: Annotated[
         Path | None, typer.Option(help="Folder for finished weight files: a killed merge goes on after them.")
@@ -100,24 +117,22 @@ def merge(
     stage: Stage = "",
     as_json: Json = False,
 ) -> None:
-    """Merge checkpoints by SCE."""
+    """Merge checkpoints. Settings not given are those of the configuration, where it names the same method."""
     from qwenlong.checkpoints import merge as merging
+    from qwenlong.checkpoints import preflight
     from qwenlong.checkpoints.weights import float_dtype, read_directory, shard_bytes
     from qwenlong.core import provenance
-    from qwenlong.core.config import MergeConfig
-    from qwenlong.core.errors import UsageError
 
-    if method != "sce":
-        raise UsageError(f"--method {method}: the one method here is sce")
     kind = None if dtype is None else float_dtype(dtype)
     size = shard_bytes(max_shard_size)
     for path in (base, *expert):
         read_directory(path, "--base" if path is base else "--expert")
-    defaults = _load(config).merge if config else MergeConfig()
-    values: dict[str, Any] = {
-        "select_top": defaults.select_top if select_top is None else select_top,
-        "select_mode": defaults.select_mode if select_mode is None else select_mode,
-    }
+    preflight.check_out(out, {"--base": base} | {f"--expert {n}": path for n, path in enumerate(expert, 1)})
+    preflight.check_state(state)
+    preflight.check_architectures(base, expert)
+    given = {"select_top": select_top, "select_mode": select_mode, "weights": weight or None, "normalize": normalize}
+    given |= {"density": density, "scale": scale, "seed": seed}
+    method, values = _merge_settings(config, ablation, method, given, len(expert))
     parameters = values | {"method": method, "dtype": dtype or "base"}
     with _tracked(config, stage or f"merge_{out.name}", parameters) as (settings, run):
         with _progress("merging", base) as advance:
@@ -125,6 +140,7 @@ def merge(
                 base,
                 expert,
                 out,
+                method=method,
                 **values,
                 dtype=kind,
                 state=state,
@@ -136,7 +152,12 @@ def merge(
         inputs = {"base": base} | {f"expert_{number}": path for number, path in enumerate(expert, 1)}
         total = report["total"]
         provenance.sidecar(
-            out, inputs=inputs, config=parameters, packages=["checkpoints"], seed=_seed(settings), extra=total
+            out,
+            inputs=inputs,
+            config=parameters,
+            packages=["checkpoints"],
+            seed=values.get("seed", _seed(settings)),
+            extra=total,
         )
         metrics = {name: total[name] for name in ("parameters", "selected", "erased", "reverted")}
         run.log_metrics(
@@ -146,7 +167,7 @@ def merge(
     coefficients = ", ".join(f"{value:.4f}" for value in total["coefficients"])
     print_result(
         report | {"out": str(out)},
-        f"{total['tensors']} tensors, {total['parameters']:,} parameters; mean coefficients {coefficients}, "
+        f"{method}: {total['tensors']} tensors, {total['parameters']:,} parameters; mean coefficients {coefficients}, "
         f"erased {total['erased']:.2%}, reverted {total['reverted']:.2%} -> {out}",
         as_json,
     )
@@ -157,18 +178,47 @@ def verify(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Hugging Face directory.")],
     like: Annotated[Path | None, typer.Option(help="Directory to compare with, such as the base model.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Dtype that the weights must have.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the report, with faults or without.")] = None,
+    config: ConfigFile = None,
+    stage: Stage = "",
     as_json: Json = False,
 ) -> None:
     """Check names, shapes, dtypes and values; exit code 1 when something is wrong."""
     from qwenlong.checkpoints import verify as verification
     from qwenlong.checkpoints.weights import float_dtype, read_directory
+    from qwenlong.core import provenance
+    from qwenlong.core.errors import UsageError
+    from qwenlong.core.files import write_json
 
     read_directory(directory, "DIR")
     if like is not None:
         read_directory(like, "--like")
+    if out is not None and out.resolve().is_relative_to(directory.resolve()):
+        raise UsageError(f"--out {out} is inside {directory}, whose digest it would change; write it elsewhere")
     kind = None if dtype is None else float_dtype(dtype)
-    with _progress("verifying", None) as advance:
-        report = verification.verify(directory, like, dtype=kind, on_tensor=advance)
+    parameters = {"dtype": dtype or "config.json's"}
+    with _tracked(config, stage or f"verify_{directory.name}", parameters) as (settings, run):
+        with _progress("verifying", None) as advance:
+            report = verification.verify(directory, like, dtype=kind, on_tensor=advance)
+        run.log_metrics(_verify_metrics(report))
+        if out is not None:
+            write_json(out, report)
+            inputs = {"checkpoint": directory} | ({"like": like} if like else {})
+            provenance.sidecar(out, inputs=inputs, config=parameters, packages=["checkpoints"], seed=_seed(settings))
+            run.log_artifact(out)
+        _print_verified(report, like, as_json)
+        if report["faults"]:
+            # Within the run, which so ends as failed.
+            raise SystemExit(1)
+
+
+def _verify_metrics(report: dict[str, Any]) -> dict[str, float]:
+    distance = {f"distance_{name}": value for name, value in report.get("distance", {}).items()}
+    numbers = {name: value for name, value in (report | distance).items() if isinstance(value, int | float)}
+    return numbers | {"faults": len(report["faults"])}
+
+
+def _print_verified(report: dict[str, Any], like: Path | None, as_json: bool) -> None:
     lines = [f"{report['tensors']} tensors, {report['parameters']:,} parameters, {', '.join(report['dtypes'])}"]
     if report["checked_against"]:
         against = {
@@ -187,8 +237,31 @@ def verify(
         )
     lines += [f"fault: {fault}" for fault in report["faults"]] or ["no faults"]
     print_result(report, "\n".join(lines), as_json)
-    if report["faults"]:
-        raise typer.Exit(1)
+
+
+def _merge_settings(
+    config: Path | None, ablation: str, method: str | None, given: dict[str, Any], n_experts: int
+) -> tuple[str, dict[str, Any]]:
+    """Return the method and all its settings: the options given, then the configuration's, then the method's own."""
+    from qwenlong.checkpoints import methods
+    from qwenlong.core.config import MergeConfig
+    from qwenlong.core.errors import UsageError
+
+    if ablation and config is None:
+        raise UsageError(f"--ablation {ablation}: name the configuration that has the row with --config")
+    settings = None if config is None else _load(config)
+    section = MergeConfig() if settings is None else settings.merge
+    if settings is not None and ablation:
+        try:
+            section = settings.merge_row(ablation)
+        except ValueError as error:
+            raise UsageError(f"--ablation {ablation}: {error}") from error
+    chosen = method or section.method
+    values = section.settings() if chosen == section.method else {}
+    if chosen in methods.METHODS and "seed" in methods.METHODS[chosen].settings:
+        values["seed"] = _seed(settings)
+    values |= {name: value for name, value in given.items() if value is not None}
+    return chosen, methods.resolve(chosen, values, n_experts)
 
 
 def _load(config: Path) -> Config:
@@ -226,5 +299,5 @@ def _progress(description: str, counted: Path | None) -> Iterator[Callable[[str]
 
 
 def _seed(settings: Config | None) -> int:
-    # Neither conversion nor merge draws a number; the sidecar records the run's seed all the same.
+    # Only DARE-TIES draws numbers; the sidecar records the run's seed all the same.
     return 0 if settings is None else settings.run.seed

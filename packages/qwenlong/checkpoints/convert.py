@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenlong.checkpoints import architecture, experts, leftovers
+from qwenlong.checkpoints import architecture, experts
 from qwenlong.checkpoints.architecture import EMBEDDING, HEAD
 from qwenlong.checkpoints.compat import readable_by_older
 from qwenlong.checkpoints.experts import Naming, Part, Parts
@@ -75,19 +74,14 @@ def convert(
     inputs = {found.folder.resolve(), source.resolve(), *([like.resolve()] if like else [])}
     if out.resolve() in inputs or any(out.resolve() in path.parents for path in inputs):
         raise UsageError(f"{out} is an input of the conversion, or holds one; write to another directory")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    leftovers.sweep(out)
     folders = [path for path in (like, found.model) if path is not None and path.is_dir()]
     config = _config(folders)
     with ExitStack() as stack:
-
-        def scratch() -> Path:
-            folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            stack.enter_context(leftovers.held(folder))
-            return folder
-
-        tensors, world_size = stack.enter_context(found.open(scratch))
+        partial = stack.enter_context(atomic_directory(out))
+        # Of no use when it is read, and gone with the rest when this process is killed.
+        merged = partial / ".merged"
+        stack.callback(shutil.rmtree, merged, ignore_errors=True)
+        tensors, world_size = stack.enter_context(found.open(merged))
         reference: dict[str, Entry] | None = None
         if like is not None:
             reference = dict(stack.enter_context(Weights(like)).entries)
@@ -103,25 +97,24 @@ def convert(
             if on_tensor is not None:
                 on_tensor(entry.name)
 
-        with atomic_directory(out) as partial, leftovers.held(partial):
-            digests = {file: write_file(partial / file, group, produce) for file, group in files.items()}
-            carry(folders, partial, wanted)
-            _keep_readable(partial / "config.json", wanted)
-            index = index_of(files)
-            if index is not None:
-                (partial / INDEX).write_text(dump_json(index), encoding="utf-8")
-            report = {
-                "format": found.kind,
-                "world_size": world_size,
-                "dtypes": sorted({dtype_name(entry.dtype) for entry in entries}),
-                "experts": shown,
-                "tensors": len(entries),
-                "parameters": sum(entry.elements for entry in entries),
-                "tied": tied,
-                "checked_against": against,
-                "files": digests,
-            }
-            (partial / REPORT).write_text(dump_json(report), encoding="utf-8")
+        digests = {file: write_file(partial / file, group, produce) for file, group in files.items()}
+        carry(folders, partial, wanted)
+        _keep_readable(partial / "config.json", wanted)
+        index = index_of(files)
+        if index is not None:
+            (partial / INDEX).write_text(dump_json(index), encoding="utf-8")
+        report = {
+            "format": found.kind,
+            "world_size": world_size,
+            "dtypes": sorted({dtype_name(entry.dtype) for entry in entries}),
+            "experts": shown,
+            "tensors": len(entries),
+            "parameters": sum(entry.elements for entry in entries),
+            "tied": tied,
+            "checked_against": against,
+            "files": digests,
+        }
+        (partial / REPORT).write_text(dump_json(report), encoding="utf-8")
     return report
 
 

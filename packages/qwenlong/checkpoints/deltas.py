@@ -55,6 +55,16 @@ class Deltas:
         """Base values [start, stop) in float64."""
         return self._base[start:stop].to(torch.float64)
 
+    @property
+    def n_experts(self) -> int:
+        """Number of experts."""
+        return len(self._experts)
+
+    def experts(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Yield each expert's values [start, stop) in float64."""
+        for part in self._experts:
+            yield part[start:stop].to(torch.float64)
+
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         """Yield (start, deltas [experts, chunk])."""
         for start in range(0, self._base.numel(), CHUNK):

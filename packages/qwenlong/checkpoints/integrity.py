@@ -76,9 +76,6 @@ def _index(index: Path, found: Findings) -> dict[str, str] | None:
     except DataError as error:
         found.broken.append(str(error))
         return None
-    except UnicodeDecodeError as error:
-        found.broken.append(f"{index} is not UTF-8 (byte {error.start})")
-        return None
     mapped = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(mapped, dict) or not mapped:
         found.broken.append(f"{INDEX} has no weight_map")
@@ -166,8 +163,8 @@ def _digests(directory: Path, present: list[str], found: Findings) -> None:
             continue
         try:
             content = read_json(path)
-        except (DataError, UnicodeDecodeError) as error:
-            found.faults.append(str(error) if isinstance(error, DataError) else f"{path} is not UTF-8")
+        except DataError as error:
+            found.faults.append(str(error))
             continue
         files = content.get("files") if isinstance(content, dict) else None
         if not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):

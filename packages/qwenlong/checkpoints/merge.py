@@ -1,15 +1,16 @@
-"""SCE merge of whole checkpoint directories: tensor by tensor, resumable file by file, whole or absent."""
+"""Merge of whole checkpoint directories: tensor by tensor, resumable file by file, whole or absent."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from qwenlong.checkpoints import methods
 from qwenlong.checkpoints.merge_state import State
 from qwenlong.checkpoints.merge_work import Merger
 from qwenlong.checkpoints.shard_file import ShardFile
@@ -37,23 +38,22 @@ def merge_directories(
     experts: Sequence[Path],
     out: Path,
     *,
-    select_top: float = 1.0,
-    select_mode: str = "reference",
+    method: str = "sce",
     dtype: torch.dtype | None = None,
     state: Path | None = None,
     max_file_bytes: int = MAX_FILE_BYTES,
     cores: int | None = None,
     device: str = "cpu",
     on_tensor: Callable[[str], None] | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """Merge Hugging Face directories by SCE into `out`, which is whole or absent, and return the report.
+    """Merge Hugging Face directories into `out`, which is whole or absent, and return the report.
 
     Args:
         base: directory the deltas are taken from; config, tokenizer and templates come from it too.
         experts: two or more directories with the same tensor names and shapes and the same vocabulary.
         out: directory to write; one that is there is replaced.
-        select_top: see `sce.merge_tensor`.
-        select_mode: see `sce.merge_tensor`.
+        method: one of `methods.METHODS`.
         dtype: of the merged weights; None keeps each tensor's dtype in `base`. It does not touch the arithmetic.
         state: directory for finished weight files, so that a killed merge of the same inputs and settings goes on
             after the last of them. One merge at a time per state directory. None: nothing is kept.
@@ -61,9 +61,10 @@ def merge_directories(
         cores: threads; None: as many as this process may use. The bytes do not depend on it.
         device: "cpu", or where torch shall do the arithmetic ("cuda"): the same arithmetic, in float64.
         on_tensor: called with each tensor's name when it is merged or found finished.
+        settings: of the method, see its `merge_tensor`.
 
     Memory: the inputs are memory-mapped and read in pieces, the output is written in pieces; on the CPU it does not
-    grow with the model. Time grows linearly with the parameters.
+    grow with the model (methods other than SCE hold one merged tensor). Time grows linearly with the parameters.
 
     Tensors `experts.gate_up_proj` and `experts.down_proj` of three dimensions hold one matrix per expert of the MoE:
     each matrix is merged for itself, with its own coefficients. Tensors that are not floating must be equal
@@ -73,18 +74,18 @@ def merge_directories(
     that differ; UsageError for settings that make no sense.
     """
     base, experts, out = Path(base), [Path(expert) for expert in experts], Path(out)
-    _check_settings(base, experts, out, select_top, select_mode)
+    settings = _check_settings(base, experts, out, method, settings)
     with ExitStack() as stack:
         models = [stack.enter_context(Weights(path)) for path in (base, *experts)]
         _check_models(models)
-        merger = Merger(models, select_top, select_mode, cores=cores, device=device, on_tensor=on_tensor)
+        merger = Merger(models, method, settings, cores=cores, device=device, on_tensor=on_tensor)
         entries = [
             Entry(name, entry.shape, dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype)
             for name, entry in sorted(models[0].entries.items())
         ]
         files = plan_files(entries, max_file_bytes)
-        settings = {"method": "sce", "select_top": select_top, "select_mode": select_mode}
-        work = None if state is None else State(state, models, settings, entries, max_file_bytes)
+        named = {"method": method} | settings
+        work = None if state is None else State(state, models, named, entries, max_file_bytes)
         known = {file: done for file in files if work is not None and (done := work.finished(file)) is not None}
         _check_space(
             out if work is None else work.folder, [e for f, group in files.items() if f not in known for e in group]
@@ -114,22 +115,20 @@ def merge_directories(
             index = index_of(files)
             if index is not None:
                 (partial / "model.safetensors.index.json").write_text(dump_json(index), encoding="utf-8")
-            report = _report(settings, entries, len(experts), tensors, digests)
+            report = _report(named, entries, len(experts), tensors, digests)
             (partial / REPORT).write_text(dump_json(report), encoding="utf-8")
         if work is not None:
             work.remove()
     return report
 
 
-def _check_settings(base: Path, experts: Sequence[Path], out: Path, select_top: float, select_mode: str) -> None:
-    if len(experts) < 2:
-        raise UsageError(f"{len(experts)} --expert given; a merge needs at least two")
-    if not 0 < select_top <= 1:
-        raise UsageError(f"--select-top {select_top}: give a share in (0, 1]")
-    if select_mode not in ("reference", "mergekit"):
-        raise UsageError(f"--select-mode {select_mode}: choose reference or mergekit")
+def _check_settings(
+    base: Path, experts: Sequence[Path], out: Path, method: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    resolved = methods.resolve(method, settings, len(experts))
     if out.resolve() in {path.resolve() for path in (base, *experts)}:
         raise UsageError(f"--out {out} is one of the inputs; write to another directory")
+    return resolved
 
 
 def _check_space(target: Path, entries: Sequence[Entry]) -> None:
@@ -180,10 +179,13 @@ def vocabulary_fault(first: Path, second: Path) -> str | None:
 
 def _vocabulary(path: Path) -> dict[str, int]:
     content = read_json(path)
-    words = content.get("model", {}).get("vocab", {})
-    table = {entry[0]: number for number, entry in enumerate(words)} if isinstance(words, list) else dict(words)
-    for token in content.get("added_tokens", []):
-        table[token["content"]] = token["id"]
+    try:
+        words = content["model"].get("vocab", {})
+        table = {entry[0]: number for number, entry in enumerate(words)} if isinstance(words, list) else dict(words)
+        for token in content.get("added_tokens", []):
+            table[token["content"]] = token["id"]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is no tokenizer ({error!r}); copy it from the model that was trained") from error
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from qwenlong.core.errors import DataError
 from qwenlong.core.files import code_digest, digest_value, read_json, remove_partials, sha256_file, write_json
 
 _PREFIX = "merge-"
+_NAME = re.compile(f"{_PREFIX}[0-9a-f]{{16}}")
 
 
 class State:
@@ -30,7 +32,7 @@ class State:
 
         Raises QwenlongError when another live process has it.
         """
-        folder = Path(folder)
+        folder = Path(folder).resolve()
         ownership.lock(folder.with_name(f"{folder.name}.lock"), "merge", folder)
         # Sizes and times, not digests: reading the inputs once more would cost as much as merging them.
         inputs = [
@@ -41,7 +43,8 @@ class State:
         key = digest_value([inputs, settings, plan, max_bytes, code_digest("checkpoints")])[:16]
         self.folder = folder / f"{_PREFIX}{key}"
         for other in folder.glob(f"{_PREFIX}*"):
-            if other != self.folder:
+            # Of such a name, and nothing else: the folder may hold what is no merge's.
+            if other != self.folder and _NAME.fullmatch(other.name):
                 shutil.rmtree(other)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_partials(self.folder)

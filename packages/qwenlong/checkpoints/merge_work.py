@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenlong.checkpoints import sce
+from qwenlong.checkpoints import methods, sce
 from qwenlong.checkpoints.shard_file import ShardFile
 from qwenlong.checkpoints.weights import Entry, Weights
 from qwenlong.core.errors import DataError, UsageError
@@ -45,16 +45,20 @@ class Merger:
     def __init__(
         self,
         models: Sequence[Weights],
-        select_top: float,
-        select_mode: str,
+        method: str,
+        settings: Mapping[str, Any],
         *,
         cores: int | None = None,
         device: str = "cpu",
         on_tensor: Callable[[str], None] | None = None,
     ) -> None:
-        """Take open models, the base first. `cores`: threads; None: as many as this process may use."""
+        """Take open models, the base first, and a method with all its settings.
+
+        `cores`: threads; None: as many as this process may use.
+        """
         self._base, self._experts = models[0], models[1:]
-        self._select_top, self._select_mode = select_top, select_mode
+        self._settings = settings if method == "sce" else None
+        self._method = methods.function(method, settings)
         self._device = open_device(device)
         self._cores = cores or len(os.sched_getaffinity(0))
         self._on_tensor = on_tensor
@@ -116,15 +120,14 @@ class Merger:
         def put(start: int, values: Tensor) -> None:
             file.put(entry.name, begin + start, values)
 
-        if self._device.type == "cpu" and all(tensor.dtype in sce.EXACT for tensor in (base, *experts)):
+        plain = self._device.type == "cpu" and all(tensor.dtype in sce.EXACT for tensor in (base, *experts))
+        if plain and self._settings is not None:
             # Compiled code, which checking settings and files need not wait for.
             from qwenlong.checkpoints.sce_stream import merge_pieces
 
-            return merge_pieces(
-                base, experts, put, self._select_top, self._select_mode, dtype=entry.dtype, pool=pool
-            )  # fmt: skip
+            return merge_pieces(base, experts, put, **self._settings, dtype=entry.dtype, pool=pool)
         moved = [tensor.to(self._device) for tensor in (base, *experts)]
-        merged, stats = sce.merge_tensor(moved[0], moved[1:], self._select_top, self._select_mode, dtype=entry.dtype)
+        merged, stats = self._method(matrix.name, moved[0], moved[1:], entry.dtype)
         flat = merged.reshape(-1)
         for start in range(0, flat.numel(), SHARED):
             put(start, flat[start : start + SHARED])

@@ -17,6 +17,8 @@ from qwenlong.checkpoints.sce import BLOCK
 
 #: Buckets of one round of `histogram`.
 BUCKETS = 1 << 16
+#: Tables that `histogram` counts in.
+TABLES = 4
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,41 +64,48 @@ def _keep(variances, n, threshold, inclusive, ties, kept):  # type: ignore[no-un
 
 
 @_compiled
-def finite(values):  # type: ignore[no-untyped-def]
-    """Whether there is no NaN and no infinity."""
-    bad = 0
-    for j in range(values.shape[0]):
-        for i in range(values.shape[1]):
-            # x - x is 0 for every number, NaN for the rest.
-            bad += (values[j, i] - values[j, i]) != np.float32(0)
-    return bad == 0
+def histogram(values, counts):  # type: ignore[no-untyped-def]
+    """Add to `counts`, int64 [TABLES, BUCKETS], the variances by their upper 16 bits.
 
-
-@_compiled
-def histogram(values, shift, prefix, counts):  # type: ignore[no-untyped-def]
-    """Add to `counts`, int64 [BUCKETS], the variances whose bits above shift + 16 are `prefix`, by the 16 bits below.
-
-    The bits of a float64 that is not negative order as integers. `shift` is 48, 32, 16 or 0; `prefix` does not count
-    at 48. Returns how many variances are not 0.
+    Returns how many are not 0, and how many are not finite. Which table an element counts in says nothing. The bits of
+    a float64 that is not negative order as integers. What is not finite is not counted.
     """
     n_experts, size = values.shape[0] - 1, values.shape[1]
     deltas = np.empty((n_experts, BLOCK))
     variances = np.empty(BLOCK)
     bits = variances.view(np.int64)
-    nonzero = 0
+    nonzero = bad = 0
     for at in range(0, size, BLOCK):
         n = min(BLOCK, size - at)
         _deltas(values, at, n, deltas)
         _variances(deltas, n, variances)
-        if shift == 48:
+        for i in range(n):
+            nonzero += bits[i] != 0
+            bad += not variances[i] < np.inf
+        if bad == 0:
+            # Most variances fall into few buckets: one table would wait for its own last addition.
             for i in range(n):
-                nonzero += bits[i] != 0
-                counts[bits[i] >> 48] += 1
-        else:
-            for i in range(n):
-                if (bits[i] >> (shift + 16)) == prefix:
-                    counts[(bits[i] >> shift) & 0xFFFF] += 1
-    return nonzero
+                counts[i % TABLES, bits[i] >> 48] += 1
+    return nonzero, bad
+
+
+@_compiled
+def bucket(values, place, shift, found):  # type: ignore[no-untyped-def]
+    """Write into `found` the variances whose bits above `shift` are `place`, in order; return how many there are."""
+    n_experts, size = values.shape[0] - 1, values.shape[1]
+    deltas = np.empty((n_experts, BLOCK))
+    variances = np.empty(BLOCK)
+    bits = variances.view(np.int64)
+    count = 0
+    for at in range(0, size, BLOCK):
+        n = min(BLOCK, size - at)
+        _deltas(values, at, n, deltas)
+        _variances(deltas, n, variances)
+        for i in range(n):
+            if (bits[i] >> shift) == place:
+                found[count] = variances[i]
+                count += 1
+    return count
 
 
 @_compiled
@@ -212,3 +221,21 @@ def merge(values, etas, masked, threshold, inclusive, ties, out):  # type: ignor
         for i in range(n):
             out[at + i] = np.float64(values[0, at + i]) + totals[i]
     return nonzero, erased, reverted
+
+
+@_compiled
+def to_bfloat16(values, out):  # type: ignore[no-untyped-def]
+    """Round float64 values through float32, as PyTorch does, into the bits of bfloat16; return whether all fit."""
+    single = np.empty(BLOCK, dtype=np.float32)
+    bits = single.view(np.uint32)
+    bad = 0
+    for at in range(0, values.shape[0], BLOCK):
+        n = min(BLOCK, values.shape[0] - at)
+        for i in range(n):
+            single[i] = np.float32(values[at + i])
+        for i in range(n):
+            # To the nearest, ties to the even one: half of what is cut off, less one if the last bit kept is 0.
+            rounded = (bits[i] + np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+            bad += (rounded & np.uint32(0x7F80)) == np.uint32(0x7F80)
+            out[at + i] = np.uint16(rounded)
+    return bad == 0

@@ -1,13 +1,13 @@
 """SCE of a tensor that is read and written in pieces, on the cores of this machine; bit for bit `sce.merge_tensor`.
 
 Memory does not grow with the tensor: a thread holds one piece of `PIECE` elements of the base and of every expert.
-Time grows linearly: the tensors are read twice at select_top = 1, seven or eight times below it.
+Time grows linearly: the tensors are read twice at select_top = 1, four or five times below it, more
+where most variances are nearly equal.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
@@ -22,6 +22,8 @@ from qwenlong.checkpoints import sce_kernels as kernels
 
 #: Elements worked on at a time: three float32 copies fit a core's own cache. A multiple of `sce.BLOCK`.
 PIECE = 1 << 16
+#: Variances held at most while the k-th largest is sought: 32 MiB of float64.
+HELD = 1 << 22
 #: Where a merged piece goes: called with the flat index of its first element and the values, from any thread.
 Put = Callable[[int, Tensor], None]
 Found = TypeVar("Found")
@@ -52,9 +54,6 @@ def merge_pieces(
     """
     pieces = _Pieces(base, experts, pool)
     n, n_experts = base.numel(), len(experts)
-    # The variances of anything else are no numbers that could be counted by their bits.
-    if select_top < 1 and not all(pieces.each(lambda start, values: kernels.finite(values))):
-        sce.check(base, experts, select_top, select_mode)
     mask = _Mask(pieces, select_top)
 
     def squares(start: int, values: np.ndarray) -> tuple[int, np.ndarray]:
@@ -62,7 +61,7 @@ def merge_pieces(
         return kernels.energies(values, *mask.at(start), sums), sums
 
     parts = list(pieces.each(squares))
-    if not all(bool(np.isfinite(sums).all()) for _, sums in parts):
+    if mask.bad or not all(bool(np.isfinite(sums).all()) for _, sums in parts):
         sce.check(base, experts, select_top, select_mode)
     etas = sce.coefficients([[value for _, sums in parts for value in sums[j].tolist()] for j in range(n_experts)])
     n_selected = sum(selected for selected, _ in parts)
@@ -74,14 +73,23 @@ def merge_pieces(
         out = pieces.result(values.shape[1])
         masked = mask.at(start) if select_mode == "mergekit" else _ALL
         counts: tuple[int, int, int] = kernels.merge(values, eta, *masked, out)
-        merged = torch.from_numpy(out).to(kind)
-        if not bool(torch.isfinite(merged).all()):
-            raise ValueError(f"the merged tensor overflows {kind}; write a wider dtype")
-        put(start, merged)
+        put(start, _rounded(out, kind))
         return counts
 
     counts = list(pieces.each(write))
     return sce.statistics(n, etas, n_selected, *(sum(part[number] for part in counts) for number in range(3)))
+
+
+def _rounded(values: np.ndarray, dtype: torch.dtype) -> Tensor:
+    if dtype == torch.bfloat16:
+        bits = np.empty(values.size, dtype=np.uint16)
+        fits, rounded = kernels.to_bfloat16(values, bits), torch.from_numpy(bits).view(torch.bfloat16)
+    else:
+        rounded = torch.from_numpy(values).to(dtype)
+        fits = bool(torch.isfinite(rounded).all())
+    if not fits:
+        raise ValueError(f"the merged tensor overflows {dtype}; write a wider dtype")
+    return rounded
 
 
 #: What the kernels are told where everything is selected: masked, threshold, inclusive, ties.
@@ -129,53 +137,80 @@ class _Mask:
 
     def __init__(self, pieces: _Pieces, select_top: float) -> None:
         self._all = select_top == 1
+        self.bad = False
+        """Whether a variance is not finite; nothing is selected then."""
         if self._all:
             return
-        counts, nonzero = self._count(pieces, 48, 0)
-        k = int(select_top * nonzero)
         self._threshold, self._inclusive = math.inf, False
         self._ties: dict[int, int] = {}
-        if not k:
-            return
-        bits = above = 0
-        for shift in (48, 32, 16, 0):
-            if shift < 48:
-                counts, _ = self._count(pieces, shift, bits >> (shift + 16))
-            reached = np.cumsum(counts[::-1]) + above
-            place = int(np.argmax(reached >= k))
-            above = int(reached[place - 1]) if place else above
-            bits |= (kernels.BUCKETS - 1 - place) << shift
-        (self._threshold,) = struct.unpack("<d", struct.pack("<q", bits))
-        ties = k - above
-        self._inclusive = ties == counts[bits & 0xFFFF]
-        if not self._inclusive:
-            # The first ones: what is left of them where a piece begins.
-            found = pieces.each(lambda start, values: (start, kernels.equal_to(values, self._threshold)))
-            for start, equal in found:
-                self._ties[start] = ties
-                ties = max(ties - equal, 0)
+        counts, nonzero, self.bad = _histogram(pieces)
+        k = int(select_top * nonzero)
+        if k and not self.bad:
+            self._find(pieces, counts, k)
 
-    @staticmethod
-    def _count(pieces: _Pieces, shift: int, prefix: int) -> tuple[np.ndarray, int]:
-        total = np.zeros(kernels.BUCKETS, dtype=np.int64)
-        lock = threading.Lock()
-        own = threading.local()
-
-        def count(start: int, values: np.ndarray) -> int:
-            if not hasattr(own, "counts"):
-                own.counts = np.zeros(kernels.BUCKETS, dtype=np.int64)
-                with lock:
-                    tables.append(own.counts)
-            return kernels.histogram(values, shift, prefix, own.counts)  # type: ignore[no-any-return]
-
-        tables: list[np.ndarray] = []
-        nonzero = sum(pieces.each(count))
-        for counts in tables:
-            total += counts
-        return total, nonzero
+    def _find(self, pieces: _Pieces, counts: np.ndarray, k: int) -> None:
+        """Find the k-th largest variance: the bucket it is in, by halves of its bits until that fits into memory."""
+        reached = np.cumsum(counts[::-1])
+        place = int(np.argmax(reached >= k))
+        rank = k - (int(reached[place - 1]) if place else 0)
+        prefix, shift = kernels.BUCKETS - 1 - place, 48
+        while int(counts[-1 - place]) > HELD and shift:
+            shift -= 16
+            counts = _narrower(pieces, prefix, shift)
+            reached = np.cumsum(counts[::-1])
+            place = int(np.argmax(reached >= rank))
+            rank -= int(reached[place - 1]) if place else 0
+            prefix = prefix << 16 | (kernels.BUCKETS - 1 - place)
+        if shift:
+            parts = list(pieces.each(lambda start, values: (start, _bucket(values, prefix, shift))))
+            found = np.concatenate([part for _, part in parts])
+            found.partition(found.size - rank)
+            threshold = self._threshold = float(found[found.size - rank])
+            ties = rank - int(np.count_nonzero(found > threshold))
+            del found
+            equal = [(start, int(np.count_nonzero(part == threshold))) for start, part in parts]
+        else:
+            threshold = self._threshold = float(np.int64(prefix).view(np.float64))
+            ties = rank
+            equal = list(pieces.each(lambda start, values: (start, kernels.equal_to(values, threshold))))
+        self._inclusive = ties == sum(count for _, count in equal)
+        # The first ones: what is left of them where a piece begins.
+        for start, count in equal:
+            self._ties[start] = ties
+            ties = max(ties - count, 0)
 
     def at(self, start: int) -> tuple[bool, float, bool, int]:
         """What the kernels are told of a piece: masked, threshold, inclusive, ties."""
         if self._all:
             return _ALL
         return True, self._threshold, self._inclusive, self._ties.get(start, 0)
+
+
+def _histogram(pieces: _Pieces) -> tuple[np.ndarray, int, bool]:
+    """Count the variances by their upper 16 bits; return the counts, how many are not 0, whether one is not finite."""
+    tables: list[np.ndarray] = []
+    own = threading.local()
+
+    def count(start: int, values: np.ndarray) -> tuple[int, int]:
+        # A table for each thread: they would wait for each other at one.
+        if not hasattr(own, "counts"):
+            own.counts = np.zeros((kernels.TABLES, kernels.BUCKETS), dtype=np.int64)
+            tables.append(own.counts)
+        return kernels.histogram(values, own.counts)  # type: ignore[no-any-return]
+
+    found = list(pieces.each(count))
+    total = np.sum(tables, axis=(0, 1)) if tables else np.zeros(kernels.BUCKETS, dtype=np.int64)
+    return total, sum(nonzero for nonzero, _ in found), any(bad for _, bad in found)
+
+
+def _bucket(values: np.ndarray, prefix: int, shift: int) -> np.ndarray:
+    found = np.empty(values.shape[1])
+    return found[: kernels.bucket(values, prefix, shift, found)].copy()
+
+
+def _narrower(pieces: _Pieces, prefix: int, shift: int) -> np.ndarray:
+    """Count the variances of a bucket by their next 16 bits: those above `shift`."""
+    total = np.zeros(kernels.BUCKETS, dtype=np.int64)
+    for found in pieces.each(lambda start, values: _bucket(values, prefix, shift + 16)):
+        total += np.bincount((found.view(np.int64) >> shift) & (kernels.BUCKETS - 1), minlength=kernels.BUCKETS)
+    return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,15 +39,16 @@ class Found:
     model: Path
 
     @contextmanager
-    def open(self, scratch: Callable[[], Path]) -> Iterator[tuple[Source, int]]:
-        """Yield the tensors and the number of ranks that wrote them. `scratch` makes a directory for big files."""
+    def open(self, scratch: Path) -> Iterator[tuple[Source, int]]:
+        """Yield the tensors and the number of ranks that wrote them. `scratch` is where a directory may be made."""
         if self.kind == FSDP:
             shards = Shards(self.folder)
             yield shards, shards.world_size
             return
         folder = self.folder
         if self.kind == MEGATRON:
-            folder = scratch()
+            folder = scratch
+            folder.mkdir()
             megatron.merge(self.folder, folder)
         with Weights(folder) as weights:
             yield weights, 1

@@ -155,17 +155,21 @@ class Weights:
         if not isinstance(mapped, dict) or not mapped:
             raise DataError(f"{index} has no weight_map; make the checkpoint anew")
         for name, file in mapped.items():
-            if Path(file).name != file:
+            if not isinstance(file, str) or Path(file).name != file:
                 raise DataError(f"{index}: {name} lies in {file!r}, which is not a plain file name")
         self._mapped: dict[str, str] | None = mapped
-        return sorted(set(mapped.values()))
+        files = sorted(set(mapped.values()))
+        for file in files:
+            if not (self.directory / file).is_file():
+                raise DataError(
+                    f"{self.directory / file} is missing, though {INDEX} names it; copy or make the checkpoint anew"
+                )
+        return files
 
     _mapped: dict[str, str] | None = None
 
     def _open(self, file: str) -> None:
         path = self.directory / file
-        if not path.is_file():
-            raise DataError(f"{path} is missing, though {INDEX} names it; copy or make the checkpoint anew")
         try:
             handle = self._stack.enter_context(safe_open(path, framework="pt"))
         except (SafetensorError, OSError) as error:

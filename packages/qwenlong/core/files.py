@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -18,6 +21,9 @@ from pydantic import BaseModel, ValidationError
 from qwenlong.core.errors import DataError, QwenlongError
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
+
+#: Error numbers of a full disk, a quota, and a limit on the size of a file.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _beside(path: Path) -> Path:
@@ -66,13 +72,44 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def _lock(directory: Path) -> tuple[int, bool]:
+    """Return a descriptor of a directory, and whether it took the lock: it ends with the process, or when closed."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # Another process has it, or the file system has no locks.
+        return descriptor, False
+    return descriptor, True
+
+
+def _fresh_directory(target: Path) -> tuple[Path, int]:
+    """Make a directory beside `target`, locked by the descriptor that is returned; remove those of killed processes.
+
+    It gets its name when it is locked: a directory of that name without a lock belongs to nobody.
+    """
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.????????.partial"):
+        with contextlib.suppress(OSError):
+            descriptor, mine = _lock(stale)
+            if mine:
+                shutil.rmtree(stale, ignore_errors=True)
+            os.close(descriptor)
+    partial = _beside(target)
+    born = partial.with_suffix(".new")
+    born.mkdir()
+    descriptor, _ = _lock(born)
+    os.rename(born, partial)
+    return partial, descriptor
+
+
 @contextmanager
 def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a fresh directory beside `path`; on success it replaces `path`, on any failure it is removed."""
+    """Yield a fresh directory beside `path`; on success it replaces `path`, on any failure it is removed.
+
+    What killed writers of the same `path` left beside it is removed first.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(target)
-    partial.mkdir()
+    partial, descriptor = _fresh_directory(target)
     try:
         yield partial
         for file in partial.rglob("*"):
@@ -90,10 +127,11 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _explain(error, target) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
 
 
 def _explain(error: OSError, target: Path) -> Exception:
-    return disk_full(target, error.strerror) if error.errno in (errno.ENOSPC, errno.EDQUOT) else error
+    return disk_full(target, error.strerror) if error.errno in NO_ROOM else error
 
 
 def disk_full(target: str | os.PathLike[str], reason: str | None = None) -> QwenlongError:
@@ -137,6 +175,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON (line {error.lineno}: {error.msg}); make it anew") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}), so not JSON; make it anew") from error
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; check the path, or run the stage that writes it") from error
 

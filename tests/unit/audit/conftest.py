@@ -113,6 +113,26 @@ def write_similarity(file: Path, n: int) -> None:
     write_json(file, {"tasks": tasks if some else {}, "all": entry | {"prompt_tokens": 355.0} if some else None})
 
 
+def write_merge(file: Path) -> None:
+    """Write a MERGE.json of two experts: embedding, two layers of attention and experts stacked or one by one."""
+    rng = random.Random(23)
+
+    def part(elements: int) -> dict[str, Any]:
+        first = rng.random()
+        shares = {"selected": 1.0, "erased": 0.5 * rng.random(), "reverted": 0.01 * rng.random()}
+        return {"elements": elements, "coefficients": [first, 1 - first], **shares}
+
+    tensors: dict[str, Any] = {"model.embed_tokens.weight": part(640), "steps": {"elements": 1, "kept": True}}
+    for layer in range(2):
+        prefix = f"model.layers.{layer}."
+        tensors |= {f"{prefix}self_attn.{name}_proj.weight": part(64) for name in "qkvo"}
+        tensors[f"{prefix}mlp.experts.gate_up_proj"] = {"elements": 192, "matrices": [part(96), part(96)]}
+        tensors |= {f"{prefix}mlp.experts.{n}.down_proj.weight": part(48) for n in range(2)}
+    total = part(1800) | {"tensors": len(tensors), "matrices": 17, "parameters": 1801}
+    settings = {"method": "sce", "select_top": 1.0, "select_mode": "reference"}
+    write_json(file, settings | {"experts": 2, "tensors": tensors, "total": total, "files": {}})
+
+
 def make_results(root: Path, items: int = 20) -> Path:
     """Write a whole made-up results folder and return it."""
     results = root / "results"
@@ -123,6 +143,7 @@ def make_results(root: Path, items: int = 20) -> Path:
         if model != "naive_grpo":
             write_scores(results / "evaluation" / model / "heldout_long", "heldout_long", agent, items, 7 * n + 1)
         write_json(results / "models" / model / "config.json", {"model": model})
+    write_merge(results / "models" / "sce_merge" / "MERGE.json")
     for n, stage in enumerate(RL_STAGES):
         band = config.stage(stage).aepo
         low, high = (band.low, band.high) if band else (0.2, 0.5)

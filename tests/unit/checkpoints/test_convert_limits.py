@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qwenlong.checkpoints import leftovers
 from qwenlong.checkpoints.convert import convert
 from qwenlong.core.errors import DataError, UsageError
 
@@ -129,22 +128,6 @@ def test_killed_anywhere(models: Path, shards: Path, tmp_path: Path, moment: str
     names = sorted(path.name for path in out.iterdir())
     assert names == sorted(path.name for path in (tmp_path / "unbroken").iterdir())
     assert all((out / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes() for name in names)
-
-
-def test_a_live_conversion_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / ".out.12.partial").mkdir()
-    (tmp_path / ".out.34.partial").mkdir()
-    (tmp_path / ".other.56.partial").mkdir()
-    (tmp_path / ".out.78.partial").write_text("a file is another's")
-    with leftovers.held(tmp_path / ".out.12.partial"):
-        assert leftovers.sweep(tmp_path / "out") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".other.56.partial",
-        ".out.12.partial",
-        ".out.78.partial",
-    ]
-    assert leftovers.sweep(tmp_path / "out") == 1
-    assert leftovers.sweep(tmp_path / "gone" / "out") == 0
 
 
 def test_disk_full(models: Path, shards: Path, tmp_path: Path) -> None:

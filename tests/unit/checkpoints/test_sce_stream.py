@@ -54,12 +54,19 @@ def cases(draw: st.DrawFn) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 
 @settings(max_examples=150)
-@given(cases(), st.sampled_from([1.0, 0.5, 0.1, 0.003]), st.sampled_from(["reference", "mergekit"]), st.booleans())
-def test_pieces_are_the_whole_tensor(case: tuple, select_top: float, mode: str, threaded: bool) -> None:
+@given(
+    cases(),
+    st.sampled_from([1.0, 0.5, 0.1, 0.003]),
+    st.sampled_from(["reference", "mergekit"]),
+    st.booleans(),
+    st.sampled_from([0, 3, 1 << 22]),
+)
+def test_pieces_are_the_whole_tensor(case: tuple, select_top: float, mode: str, threaded: bool, held: int) -> None:
     base, experts = case
     expected, expected_stats = merge_tensor(base, experts, select_top, mode)
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as pool:
         patch.setattr(sce_stream, "PIECE", BLOCK)
+        patch.setattr(sce_stream, "HELD", held)
         merged, stats = in_pieces(base, experts, select_top, mode, pool=pool if threaded else None)
     assert same(merged, expected)
     assert stats == expected_stats
@@ -98,6 +105,7 @@ def test_ties_across_pieces_go_to_the_first(monkeypatch: pytest.MonkeyPatch) -> 
         (torch.tensor([0.0, -torch.inf]), [torch.zeros(2)] * 2, None, "base has NaN or infinite"),
         (torch.zeros(2), [torch.zeros(2), torch.tensor([torch.inf, 0.0])], None, "expert 2 has NaN or infinite"),
         (torch.zeros(2), [torch.full((2,), 1e6)] * 2, torch.float16, "overflows torch.float16"),
+        (torch.zeros(2), [torch.full((2,), 3.4e38)] * 2, torch.bfloat16, "overflows torch.bfloat16"),
     ],
 )
 @pytest.mark.parametrize("select_top", [1.0, 0.5])
@@ -107,3 +115,15 @@ def test_refusals(
     for pool in (None, ThreadPoolExecutor(2)):
         with pytest.raises(ValueError, match=message):
             in_pieces(base, experts, select_top, dtype=dtype, pool=pool)
+
+
+def test_bfloat16_is_rounded_as_pytorch_rounds() -> None:
+    generator = torch.Generator().manual_seed(5)
+    bits = torch.randint(-(2**31), 2**31, (200_000,), generator=generator).to(torch.int32)
+    values = bits.view(torch.float32).double()
+    values = values[values.isfinite() & (values.abs() < 3.38e38)]
+    halves = torch.arange(0, 1 << 16, dtype=torch.int32) << 16 | 0x8000  # exactly between two
+    halves = halves.view(torch.float32).double()
+    values = torch.cat([values, values * (1 + 2**-40), halves[halves.isfinite() & (halves.abs() < 3.38e38)]])
+    values = torch.cat([values, torch.tensor([0.0, -0.0, 1e-300, -1e-300, 1e-45], dtype=torch.float64)])
+    assert same(sce_stream._rounded(values.numpy(), torch.bfloat16), values.to(torch.bfloat16))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,36 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*"))
     assert left == [".hidden", "a.partial", "deep", "deep/report.partial.html"]
     assert remove_partials(tmp_path / "nothing here") == 0
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from qwenlong.core.files import atomic_directory
+with atomic_directory(Path(sys.argv[1])) as partial:
+    (partial / "weights").write_text("half")
+    print(partial.name, flush=True)
+    sys.stdin.read()
+    (partial / "weights").write_text("whole")
+"""
+
+
+def test_a_directory_of_a_killed_writer_goes_and_that_of_a_live_one_stays(tmp_path: Path) -> None:
+    target = tmp_path / "model [1]"
+    writers, names = [], []
+    for _ in range(2):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None
+        names.append(writer.stdout.readline().strip())
+        writers.append(writer)
+    killed, live = writers
+    killed.kill()
+    killed.wait()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    with atomic_directory(target) as partial:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[1], partial.name])
+    live.communicate("", timeout=30)
+    assert live.returncode == 0 and (target / "weights").read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]

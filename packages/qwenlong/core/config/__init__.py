@@ -17,13 +17,13 @@ from qwenlong.core.config.data import (
 )
 from qwenlong.core.config.extension import DistractorsConfig, LengthsConfig, ScreenConfig
 from qwenlong.core.config.generation import ExtractConfig, GraphConfig, MaseConfig, Nl2SqlConfig, SqlConfig
+from qwenlong.core.config.merging import MERGE_SETTINGS, MERGED_MODELS, MergeConfig, MergeRow
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
     EndpointConfig,
     EvaluationConfig,
     LLMConfig,
-    MergeConfig,
     NanoTrainingConfig,
     ScratchConfig,
 )
@@ -84,6 +84,8 @@ __all__ = [
     "FolderConfig",
     "LengthsConfig",
     "LimitsConfig",
+    "MERGED_MODELS",
+    "MERGE_SETTINGS",
     "MODELS",
     "MaseConfig",
     "Nl2SqlConfig",
@@ -91,6 +93,7 @@ __all__ = [
     "MemoryConfig",
     "MemoryRLConfig",
     "MergeConfig",
+    "MergeRow",
     "NanoTrainingConfig",
     "ScratchConfig",
     "PARENTS",

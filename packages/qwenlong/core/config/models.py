@@ -1,4 +1,4 @@
-"""Sections about models: the base model, endpoints, merging, the memory agent, evaluation."""
+"""Sections about models: the base model, endpoints, the memory agent, evaluation."""
 
 from __future__ import annotations
 
@@ -168,17 +168,6 @@ class LLMConfig(Section):
     """Decides equivalence where the reward rule fails."""
     evaluation_judge: EndpointConfig | None = None
     """Judges benchmark answers."""
-
-
-class MergeConfig(Section):
-    """SCE merge (SPEC section 5)."""
-
-    select_top: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of elements selected (tau). [assumed: not published]"""
-    select_mode: Literal["reference", "mergekit"] = "reference"
-    """Whether the mask is used for the coefficients only, or also on what is merged."""
-    base: Literal["base", "rl_3"] = "base"
-    """Model the deltas are taken from. [assumed: not published]"""
 
 
 class AgentConfig(Section):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from qwenlong.core.config.merging import MergeRow
 from qwenlong.core.config.objectives import DivergenceConfig, GroupTokenLoss, Loss, Truncated
 from qwenlong.core.config.parallel import MemoryConfig, RolloutConfig
 from qwenlong.core.config.section import Section, plain_name
@@ -176,12 +177,14 @@ class AblationRow(Section):
 
 
 class AblationsConfig(Section):
-    """The ablation branch: each row trained alone from the base model."""
+    """The ablation branch: each row trained alone from the base model, and merges under other settings."""
 
     rows: tuple[str | AblationRow, ...] = ()
     """Files under configs/ablations, or rows in place."""
     stage: StageOverrides = StageOverrides()
     """Lengths and steps of all rows. [assumed: not published]"""
+    merges: tuple[MergeRow, ...] = ()
+    """Other merges of the models that the recipe merges, evaluated beside its own; nothing is trained for them."""
     in_report: bool = True
     """Whether the audit waits for all rows; false: `snakemake ablations` trains them when asked."""
 

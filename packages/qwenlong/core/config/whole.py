@@ -8,12 +8,12 @@ from pydantic import Field, model_validator
 
 from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
 from qwenlong.core.config.fit import engine_faults, stage_faults
+from qwenlong.core.config.merging import MergeConfig, MergeRow
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
     EvaluationConfig,
     LLMConfig,
-    MergeConfig,
     NanoTrainingConfig,
 )
 from qwenlong.core.config.section import Section
@@ -100,13 +100,13 @@ class Config(Section):
     llm: LLMConfig = LLMConfig()
     """Endpoints."""
     merge: MergeConfig = MergeConfig()
-    """SCE."""
+    """SCE, or another merge."""
     agent: AgentConfig = AgentConfig()
     """Memory agent at evaluation."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Benchmarks."""
     ablations: AblationsConfig = AblationsConfig()
-    """Tables 2, 4, 5."""
+    """Tables 2, 4, 5, and other merges for Table 10."""
     resources: ResourcesConfig = ResourcesConfig()
     """Scheduler."""
 
@@ -121,6 +121,17 @@ class Config(Section):
             faults += stage_faults(self.engine, stage, name)
         if faults:
             raise ValueError("\n".join(faults))
+        return self
+
+    @model_validator(mode="after")
+    def _merges_have_names_of_their_own(self) -> Config:
+        taken = {*MODELS, *(row.name for row in self.ablations.rows if isinstance(row, AblationRow))}
+        for row in self.ablations.merges:
+            if row.name in taken:
+                raise ValueError(
+                    f"ablations.merges: {row.name!r} is the name of a model or another row; take another one"
+                )
+            taken.add(row.name)
         return self
 
     @model_validator(mode="after")
@@ -151,6 +162,14 @@ class Config(Section):
         if name not in rows:
             raise ValueError(f"no ablation {name!r}; ablations.rows has {', '.join(sorted(rows)) or 'none'}")
         return _overlay(self.training, {}, self.ablations.stage, rows[name].stage)
+
+    def merge_row(self, name: str) -> MergeRow:
+        """Return a row of `ablations.merges`. Raises ValueError for an unknown one."""
+        for row in self.ablations.merges:
+            if row.name == name:
+                return row
+        names = ", ".join(row.name for row in self.ablations.merges)
+        raise ValueError(f"no merge {name!r}; ablations.merges has {names or 'none'}")
 
 
 # What the recipe itself fixes for a stage, unless the configuration says otherwise.
