@@ -43,6 +43,7 @@ def convert(
 ) -> None:
     """Convert verl's checkpoints, or a Hugging Face directory between its views of experts."""
     from qwenlong.checkpoints import convert as conversion
+    from qwenlong.checkpoints import preflight
     from qwenlong.checkpoints.experts import SPLIT, STACKED
     from qwenlong.checkpoints.weights import float_dtype, read_directory
     from qwenlong.core import provenance
@@ -52,6 +53,7 @@ def convert(
     if experts not in (None, SPLIT, STACKED):
         raise UsageError(f"--experts {experts}: choose {SPLIT} or {STACKED}")
     read_directory(source, "SRC")
+    preflight.check_out(out, {}, "OUT")
     inputs = {"shards": source} | ({"like": read_directory(like, "--like")} if like else {})
     options = {"dtype": dtype or "default", "experts": experts or "default"}
     with _tracked(config, stage or f"convert_{out.name}", options) as (settings, run):
@@ -127,12 +129,12 @@ def merge(
     size = shard_bytes(max_shard_size)
     for path in (base, *expert):
         read_directory(path, "--base" if path is base else "--expert")
-    preflight.check_out(out, {"--base": base} | {f"--expert {n}": path for n, path in enumerate(expert, 1)})
-    preflight.check_state(state)
-    preflight.check_architectures(base, expert)
     given = {"select_top": select_top, "select_mode": select_mode, "weights": weight or None, "normalize": normalize}
     given |= {"density": density, "scale": scale, "seed": seed}
     method, values = _merge_settings(config, ablation, method, given, len(expert))
+    preflight.check_out(out, {"--base": base} | {f"--expert {n}": path for n, path in enumerate(expert, 1)})
+    preflight.check_state(state)
+    preflight.check_architectures(base, expert)
     parameters = values | {"method": method, "dtype": dtype or "base"}
     with _tracked(config, stage or f"merge_{out.name}", parameters) as (settings, run):
         with _progress("merging", base) as advance:
