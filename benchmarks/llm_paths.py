@@ -109,15 +109,17 @@ def model_folder(cache: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def served(folder: Path, work: Path, kind: str = "transformers") -> Iterator[Server]:
-    """Serve a model's directory on loopback, by `transformers` or `vllm`, until the block ends."""
+def served(
+    folder: Path, work: Path, kind: str = "transformers", options: Sequence[str] = ("--max-model-len", "8192")
+) -> Iterator[Server]:
+    """Serve a model's directory on loopback, by `transformers` or `vllm` (with options), until the block ends."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = work / "server.log"
     url = f"http://127.0.0.1:{port}"
     if kind == "vllm":
-        command = [str(ROOT / "scripts/vllm_cpu.sh"), "serve", str(folder), str(port), "--max-model-len", "8192"]
+        command = [str(ROOT / "scripts/vllm_cpu.sh"), "serve", str(folder), str(port), *options]
         made = Server(f"{url}/v1", "local", log, folder, structured="json_schema", concurrency=8)
     else:
         command = [str(Path(sys.executable).with_name("transformers")), "serve", str(folder)]

@@ -24,35 +24,55 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Directory of verl's FSDP shards, or one above it.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="verl's checkpoint, or a Hugging Face directory.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Hugging Face directory to write.")],
     like: Annotated[
         Path | None, typer.Option(help="The model that was trained: names and shapes are checked against it.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; default: float32 from shards, else as SRC has it."),
+    ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option(help="split: a tensor per expert; stacked: one per layer. Default: as --like has it, or split."),
+    ] = None,
     config: ConfigFile = None,
     stage: Stage = "",
     as_json: Json = False,
 ) -> None:
-    """Convert verl's FSDP shards to a Hugging Face directory."""
+    """Convert verl's checkpoints, or a Hugging Face directory between its views of experts."""
     from qwenlong.checkpoints import convert as conversion
+    from qwenlong.checkpoints import preflight
+    from qwenlong.checkpoints.experts import SPLIT, STACKED
     from qwenlong.checkpoints.weights import float_dtype, read_directory
     from qwenlong.core import provenance
+    from qwenlong.core.errors import UsageError
 
-    kind = float_dtype(dtype)
+    kind = None if dtype is None else float_dtype(dtype)
+    if experts not in (None, SPLIT, STACKED):
+        raise UsageError(f"--experts {experts}: choose {SPLIT} or {STACKED}")
     read_directory(source, "SRC")
+    preflight.check_out(out, {}, "OUT")
     inputs = {"shards": source} | ({"like": read_directory(like, "--like")} if like else {})
-    with _tracked(config, stage or f"convert_{out.name}", {"dtype": dtype}) as (settings, run):
+    options = {"dtype": dtype or "default", "experts": experts or "default"}
+    with _tracked(config, stage or f"convert_{out.name}", options) as (settings, run):
         with _progress("converting", like) as advance:
-            report = conversion.convert(source, out, like=like, dtype=kind, on_tensor=advance)
+            report = conversion.convert(source, out, like=like, dtype=kind, view=experts, on_tensor=advance)
         provenance.sidecar(
-            out, inputs=inputs, config={"dtype": dtype}, packages=["checkpoints"], seed=_seed(settings), extra=report
+            out, inputs=inputs, config=options, packages=["checkpoints"], seed=_seed(settings), extra=report
         )
         run.log_metrics({"tensors": report["tensors"], "parameters": report["parameters"]})
         run.log_artifact(out / conversion.REPORT)
+    against = {
+        "reference": str(like),
+        "architecture": "the model that config.json describes",
+        "counts": "the counts in config.json alone (give --like)",
+    }
     print_result(
         report | {"out": str(out)},
-        f"{report['tensors']} tensors, {report['parameters']:,} parameters in {report['dtype']} -> {out}",
+        f"{report['tensors']} tensors, {report['parameters']:,} parameters in {', '.join(report['dtypes'])}, "
+        f"held against {against[report['checked_against']]} -> {out}",
         as_json,
     )
 
@@ -109,12 +129,12 @@ def merge(
     size = shard_bytes(max_shard_size)
     for path in (base, *expert):
         read_directory(path, "--base" if path is base else "--expert")
-    preflight.check_out(out, {"--base": base} | {f"--expert {n}": path for n, path in enumerate(expert, 1)})
-    preflight.check_state(state)
-    preflight.check_architectures(base, expert)
     given = {"select_top": select_top, "select_mode": select_mode, "weights": weight or None, "normalize": normalize}
     given |= {"density": density, "scale": scale, "seed": seed}
     method, values = _merge_settings(config, ablation, method, given, len(expert))
+    preflight.check_out(out, {"--base": base} | {f"--expert {n}": path for n, path in enumerate(expert, 1)})
+    preflight.check_state(state)
+    preflight.check_architectures(base, expert)
     parameters = values | {"method": method, "dtype": dtype or "base"}
     with _tracked(config, stage or f"merge_{out.name}", parameters) as (settings, run):
         with _progress("merging", base) as advance:
@@ -180,7 +200,7 @@ def verify(
     kind = None if dtype is None else float_dtype(dtype)
     parameters = {"dtype": dtype or "config.json's"}
     with _tracked(config, stage or f"verify_{directory.name}", parameters) as (settings, run):
-        with _progress("verifying", directory) as advance:
+        with _progress("verifying", None) as advance:
             report = verification.verify(directory, like, dtype=kind, on_tensor=advance)
         run.log_metrics(_verify_metrics(report))
         if out is not None:
@@ -202,6 +222,14 @@ def _verify_metrics(report: dict[str, Any]) -> dict[str, float]:
 
 def _print_verified(report: dict[str, Any], like: Path | None, as_json: bool) -> None:
     lines = [f"{report['tensors']} tensors, {report['parameters']:,} parameters, {', '.join(report['dtypes'])}"]
+    if report["checked_against"]:
+        against = {
+            "reference": str(like),
+            "architecture": "the model of config.json",
+            "counts": "counts in config.json",
+        }
+        digests = f"{report['digests']} digests checked" if report["digests"] else "no digests beside them"
+        lines = [f"{lines[0]}; held against {against[report['checked_against']]}; {digests}"]
     if "distance" in report:
         distance = report["distance"]
         relative = "undefined" if distance["relative"] is None else f"{distance['relative']:.3e}"

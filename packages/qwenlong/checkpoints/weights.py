@@ -180,7 +180,7 @@ class Weights:
             if found != wanted:
                 name = sorted(found ^ wanted)[0]
                 raise DataError(f"{path} and {INDEX} disagree about {name}; copy or make the checkpoint anew")
-        for name in found:
+        for name in sorted(found):
             if name in self.entries:
                 raise DataError(f"{name} is in two files of {self.directory}; remove the stale one")
             part = handle.get_slice(name)
@@ -193,6 +193,12 @@ class Weights:
     def tensor(self, name: str) -> Tensor:
         """Return a tensor."""
         return self._files[name].get_tensor(name)  # type: ignore[no-any-return]
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return rows [start, stop) of a tensor, reading no more than that; a scalar whole."""
+        if not self.entries[name].shape:
+            return self.tensor(name)
+        return self._files[name].get_slice(name)[start:stop]  # type: ignore[no-any-return]
 
     def matrix(self, name: str, number: int) -> Tensor:
         """Return `tensor(name)[number]`, reading no more than that."""
@@ -286,10 +292,11 @@ def header(entries: Sequence[Entry]) -> tuple[bytes, dict[str, int], int]:
     )
 
 
-def write_file(path: Path, entries: Sequence[Entry], produce: Callable[[Entry], Tensor]) -> str:
+def write_file(path: Path, entries: Sequence[Entry], produce: Callable[[Entry], Tensor | Iterator[Tensor]]) -> str:
     """Write a safetensors file tensor by tensor and return its SHA-256. The bytes depend on the tensors alone.
 
-    `produce` gives the tensor of an entry, once each and in order. The caller provides for atomicity.
+    `produce` gives the tensor of an entry, once each and in order, or the pieces that make it up in row-major order,
+    so that no tensor need be held whole. The caller provides for atomicity.
     """
     digest = hashlib.sha256()
     with path.open("wb") as stream:
@@ -300,11 +307,17 @@ def write_file(path: Path, entries: Sequence[Entry], produce: Callable[[Entry], 
 
         put(header(entries)[0])
         for entry in in_file_order(entries):
-            tensor = produce(entry)
-            if tuple(tensor.shape) != entry.shape or tensor.dtype != entry.dtype:
-                raise AssertionError(f"{entry} was planned, {tuple(tensor.shape)} {tensor.dtype} was produced")
-            if entry.elements:
-                put(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            made = produce(entry)
+            written = 0
+            for piece in (made,) if isinstance(made, Tensor) else made:
+                whole = not isinstance(made, Tensor) or tuple(piece.shape) == entry.shape
+                if not whole or piece.dtype != entry.dtype:
+                    raise AssertionError(f"{entry} was planned, {tuple(piece.shape)} {piece.dtype} was produced")
+                written += piece.numel()
+                if piece.numel():
+                    put(memoryview(piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            if written != entry.elements:
+                raise AssertionError(f"{entry} was planned, {written} elements were produced")
     return digest.hexdigest()
 
 
@@ -318,10 +331,10 @@ def index_of(files: dict[str, list[Entry]]) -> dict[str, Any] | None:
     }
 
 
-def carry(sources: Sequence[Path], target: Path, dtype: torch.dtype) -> None:
+def carry(sources: Sequence[Path], target: Path, dtype: torch.dtype | None) -> None:
     """Copy config, generation config, tokenizer, chat template and the like; the first source that has a file wins.
 
-    config.json is set to say `dtype`.
+    config.json is set to say `dtype`; None leaves it as it is.
     """
     for source in sources:
         for file in carried_files(source):
@@ -332,6 +345,8 @@ def carry(sources: Sequence[Path], target: Path, dtype: torch.dtype) -> None:
     config_file = target / "config.json"
     if not config_file.exists():
         raise DataError(f"no config.json in {' or '.join(map(str, sources))}; give the base model's directory")
+    if dtype is None:
+        return
     config = read_json(config_file)
     key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
     if config.get(key) != dtype_name(dtype):

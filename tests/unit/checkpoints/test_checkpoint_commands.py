@@ -68,6 +68,19 @@ def test_convert_merge_verify(models: Path, shards: Path, tmp_path: Path) -> Non
     assert "lm_head.weight" in json.loads(failed.stdout)["faults"][0]
 
 
+def test_views_of_experts_and_damaged_files(models: Path, tmp_path: Path) -> None:
+    said = invoke("convert", models / "base", tmp_path / "stacked", "--experts", "stacked")
+    assert "25 tensors, 20,064 parameters in float32, held against the model that config.json describes" in said
+    said = invoke("verify", tmp_path / "stacked", "--like", models / "base")
+    assert "held against" in said and "1 digests checked" in said and "39 of 39 tensors unchanged" in said
+    file = tmp_path / "stacked/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-7])
+    failed = runner.invoke(app, ["verify", str(tmp_path / "stacked")])
+    assert failed.exit_code == 1
+    assert "fault: model.safetensors is cut short" in failed.stdout
+    assert "fault: model.safetensors is not the file that CONVERT.json tells of" in failed.stdout
+
+
 def test_merge_takes_its_settings_from_the_configuration_and_is_tracked(models: Path, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -211,6 +224,8 @@ def test_verify_writes_its_report_and_is_tracked(models: Path, tmp_path: Path) -
     [
         (["convert", "nowhere", "out"], "SRC nowhere is not a directory"),
         (["convert", ".", "out", "--dtype", "int8"], "--dtype int8"),
+        (["convert", ".", "out", "--experts", "fused"], "--experts fused: choose split or stacked"),
+        (["convert", ".", __file__], f"OUT {__file__} is a file"),
         (["merge", "--base", "nowhere", "--expert", ".", "--out", "out"], "--base nowhere is not a directory"),
         (["merge", "--base", ".", "--expert", ".", "--method", "ties", "--out", "out"], "at least two"),
         (["merge", "--base", ".", *2 * ["--expert", "."], "--method", "slerp", "--out", "out"], "--method slerp"),

@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from qwenlong.checkpoints.convert import Shards, convert, find_shards
+from qwenlong.checkpoints.convert import convert
+from qwenlong.checkpoints.shards import Shards
+from qwenlong.checkpoints.sources import find
 from qwenlong.checkpoints.weights import Weights
 from qwenlong.core.errors import DataError, UsageError
 
@@ -81,11 +83,11 @@ def test_shard_of_fewer_rows_than_ranks(shards: Path) -> None:
 def test_last_whole_step_is_taken(shards: Path, tmp_path: Path) -> None:
     for step in (2, 10, 12):
         shutil.copytree(shards / "one" / "actor", tmp_path / f"global_step_{step}" / "actor")
-    assert find_shards(tmp_path) == tmp_path / "global_step_12" / "actor"
+    assert find(tmp_path).folder == tmp_path / "global_step_12" / "actor"
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("10")
-    assert find_shards(tmp_path) == tmp_path / "global_step_10" / "actor"
+    assert find(tmp_path).folder == tmp_path / "global_step_10" / "actor"
     with pytest.raises(DataError, match="train first"):
-        find_shards(shards)
+        find(shards)
 
 
 def broken(shards: Path, tmp_path: Path) -> Path:
@@ -138,7 +140,7 @@ def test_replicas_that_differ(shards: Path, tmp_path: Path) -> None:
     state = torch.load(file, weights_only=True)
     state["model.norm.weight"].to_local()[0] += 1
     torch.save(state, file)
-    refused(tmp_path / "actor", tmp_path, "replicas of model.norm.weight .* differ")
+    refused(tmp_path / "actor", tmp_path, "the copies of model.norm.weight .* differ")
 
 
 def test_not_finite(shards: Path, tmp_path: Path) -> None:
