@@ -9,6 +9,8 @@ RUN := PATH="$(BIN):$$PATH"
 CORES ?= all
 # Seconds after which a test that hangs is ended.
 TIMEOUT ?= 900
+# Processes that share the test files of `make test`.
+WORKERS ?= 2
 
 .PHONY: help setup demo test test-engines test-slow lint format config
 
@@ -33,7 +35,7 @@ lint: setup ## Format and lint checks, types, import rules, the workflow's lint
 	@$(RUN) snakemake --lint
 
 test: lint ## Lint, then unit and workflow tests with one tiny run through the real engines
-	@$(RUN) pytest tests/unit tests/workflow -m "not engines and not slow" --timeout $(TIMEOUT)
+	@$(RUN) pytest tests/unit tests/workflow -m "not engines and not slow" --timeout $(TIMEOUT) -n $(WORKERS) --dist loadfile
 
 test-engines: setup ## Tests that need verl on Ray, servers and other engines
 	@$(RUN) pytest tests -m "engines and not slow" --timeout $(TIMEOUT)
