@@ -15,6 +15,7 @@ from qwenlong.checkpoints import architecture, experts
 from qwenlong.checkpoints.architecture import EMBEDDING, HEAD
 from qwenlong.checkpoints.compat import readable_by_older
 from qwenlong.checkpoints.experts import Naming, Part, Parts
+from qwenlong.checkpoints.preflight import check_out
 from qwenlong.checkpoints.sources import FSDP, Source, find
 from qwenlong.checkpoints.weights import (
     INDEX,
@@ -70,6 +71,7 @@ def convert(
     wanted; UsageError for an output that is an input, and for a view that the family has not.
     """
     source, out = Path(source), Path(out)
+    check_out(out, {}, "OUT")
     found = find(source)
     inputs = {found.folder.resolve(), source.resolve(), *([like.resolve()] if like else [])}
     if out.resolve() in inputs or any(out.resolve() in path.parents for path in inputs):

@@ -197,3 +197,8 @@ def test_output_over_an_input(models: Path, shards: Path, tmp_path: Path) -> Non
         with pytest.raises(UsageError, match="is an input of the conversion, or holds one"):
             convert(folder, out)
     assert os.listdir(folder / "actor")
+    (tmp_path / "file").write_text("kept")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match=r"OUT .* (is a file|which is a file)"):
+            convert(folder, out)
+    assert (tmp_path / "file").read_text() == "kept"
