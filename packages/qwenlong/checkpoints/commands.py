@@ -43,7 +43,6 @@ def convert(
 ) -> None:
     """Convert verl's checkpoints, or a Hugging Face directory between its views of experts."""
     from qwenlong.checkpoints import convert as conversion
-    from qwenlong.checkpoints import preflight
     from qwenlong.checkpoints.experts import SPLIT, STACKED
     from qwenlong.checkpoints.weights import float_dtype, read_directory
     from qwenlong.core import provenance
@@ -53,7 +52,6 @@ def convert(
     if experts not in (None, SPLIT, STACKED):
         raise UsageError(f"--experts {experts}: choose {SPLIT} or {STACKED}")
     read_directory(source, "SRC")
-    preflight.check_out(out, {}, "OUT")
     inputs = {"shards": source} | ({"like": read_directory(like, "--like")} if like else {})
     options = {"dtype": dtype or "default", "experts": experts or "default"}
     with _tracked(config, stage or f"convert_{out.name}", options) as (settings, run):
