@@ -15,6 +15,7 @@ from numba import njit
 
 from qwenlong.checkpoints.sce import BLOCK
 
+HALF = BLOCK // 2
 #: Buckets of one round of `histogram`.
 BUCKETS = 1 << 16
 #: Tables that `histogram` counts in.
@@ -29,11 +30,26 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return njit(nogil=True, error_model="numpy")(function)
 
 
+# Inner loops run over slices of rows: over two indices the compiler makes no vector instructions.
+
+
+@_compiled
+def _delta(base, expert, delta):  # type: ignore[no-untyped-def]
+    for i in range(base.shape[0]):
+        delta[i] = np.float64(expert[i]) - np.float64(base[i])
+
+
 @_compiled
 def _deltas(values, at, n, deltas):  # type: ignore[no-untyped-def]
     for j in range(deltas.shape[0]):
-        for i in range(n):
-            deltas[j, i] = np.float64(values[j + 1, at + i]) - np.float64(values[0, at + i])
+        _delta(values[0, at : at + n], values[j + 1, at : at + n], deltas[j, :n])
+
+
+@_compiled
+def _add_squared_difference(first, second, total):  # type: ignore[no-untyped-def]
+    for i in range(total.shape[0]):
+        difference = first[i] - second[i]
+        total[i] += difference * difference
 
 
 @_compiled
@@ -42,9 +58,13 @@ def _variances(deltas, n, variances):  # type: ignore[no-untyped-def]
         variances[i] = 0.0
     for j in range(deltas.shape[0]):
         for k in range(j + 1, deltas.shape[0]):
-            for i in range(n):
-                difference = deltas[j, i] - deltas[k, i]
-                variances[i] += difference * difference
+            _add_squared_difference(deltas[j, :n], deltas[k, :n], variances[:n])
+
+
+@_compiled
+def _zero_unless(kept, delta):  # type: ignore[no-untyped-def]
+    for i in range(delta.shape[0]):
+        delta[i] = delta[i] if kept[i] else 0.0
 
 
 @_compiled
@@ -134,7 +154,7 @@ def energies(values, masked, threshold, inclusive, ties, sums):  # type: ignore[
     deltas = np.empty((n_experts, BLOCK))
     variances = np.empty(BLOCK)
     kept = np.empty(BLOCK, dtype=np.bool_)
-    squares = np.empty(BLOCK)
+    squares = np.empty(HALF)
     selected = 0
     for at in range(0, size, BLOCK):
         n = min(BLOCK, size - at)
@@ -144,18 +164,19 @@ def energies(values, masked, threshold, inclusive, ties, sums):  # type: ignore[
             ties = _keep(variances, n, threshold, inclusive, ties, kept)
             for i in range(n):
                 selected += kept[i]
+            for j in range(n_experts):
+                _zero_unless(kept[:n], deltas[j, :n])
         else:
             selected += n
         for j in range(n_experts):
+            delta = deltas[j]
             for i in range(n, BLOCK):
-                squares[i] = 0.0
-            if masked:
-                for i in range(n):
-                    squares[i] = deltas[j, i] * deltas[j, i] if kept[i] else 0.0
-            else:
-                for i in range(n):
-                    squares[i] = deltas[j, i] * deltas[j, i]
-            width = BLOCK // 2
+                delta[i] = 0.0
+            # The first halving squares on the way.
+            left, right = delta[:HALF], delta[HALF:]
+            for i in range(HALF):
+                squares[i] = left[i] * left[i] + right[i] * right[i]
+            width = HALF // 2
             while width:
                 left, right = squares[:width], squares[width : 2 * width]
                 for i in range(width):
@@ -163,6 +184,37 @@ def energies(values, masked, threshold, inclusive, ties, sums):  # type: ignore[
                 width //= 2
             sums[j, at // BLOCK] = squares[0]
     return selected
+
+
+@_compiled
+def _add(values, total):  # type: ignore[no-untyped-def]
+    for i in range(total.shape[0]):
+        total[i] += values[i]
+
+
+@_compiled
+def _note_changed(delta, changed):  # type: ignore[no-untyped-def]
+    for i in range(delta.shape[0]):
+        changed[i] |= delta[i] != 0.0
+
+
+@_compiled
+def _weigh(delta, total, eta, weight, divisor):  # type: ignore[no-untyped-def]
+    """Write an expert's weights, eta where it survives, and add them to the divisors; count (non-zero, surviving)."""
+    nonzero = surviving = 0
+    for i in range(delta.shape[0]):
+        survives = (delta[i] != 0.0) & ((delta[i] > 0.0) == (total[i] >= 0.0))
+        weight[i] = eta if survives else 0.0
+        divisor[i] += weight[i]
+        nonzero += delta[i] != 0.0
+        surviving += survives
+    return nonzero, surviving
+
+
+@_compiled
+def _divide(divisor, weight, delta):  # type: ignore[no-untyped-def]
+    for i in range(delta.shape[0]):
+        delta[i] = weight[i] / divisor[i] * delta[i]
 
 
 @_compiled
@@ -183,43 +235,32 @@ def merge(values, etas, masked, threshold, inclusive, ties, out):  # type: ignor
     for at in range(0, size, BLOCK):
         n = min(BLOCK, size - at)
         _deltas(values, at, n, deltas)
-        for i in range(n):
-            changed[i] = False
+        changed[:n] = False
         for j in range(n_experts):
-            for i in range(n):
-                changed[i] |= deltas[j, i] != 0.0
+            _note_changed(deltas[j, :n], changed[:n])
         if masked:
             _variances(deltas, n, variances)
             ties = _keep(variances, n, threshold, inclusive, ties, kept)
             for j in range(n_experts):
-                for i in range(n):
-                    deltas[j, i] = deltas[j, i] if kept[i] else 0.0
-        for i in range(n):
-            totals[i] = deltas[0, i]
-            divisors[i] = 0.0
+                _zero_unless(kept[:n], deltas[j, :n])
+        totals[:n] = deltas[0, :n]
+        divisors[:n] = 0.0
         for j in range(1, n_experts):
-            for i in range(n):
-                totals[i] += deltas[j, i]
+            _add(deltas[j, :n], totals[:n])
         for j in range(n_experts):
-            eta = etas[j]
-            for i in range(n):
-                delta = deltas[j, i]
-                survives = (delta != 0.0) & ((delta > 0.0) == (totals[i] >= 0.0))
-                weight = eta if survives else 0.0
-                weights[j, i] = weight
-                divisors[i] += weight
-                nonzero += delta != 0.0
-                erased += (delta != 0.0) & (not survives)
+            counts = _weigh(deltas[j, :n], totals[:n], etas[j], weights[j, :n], divisors[:n])
+            nonzero += counts[0]
+            erased += counts[0] - counts[1]
         for i in range(n):
             reverted += changed[i] & (divisors[i] == 0.0)
             divisors[i] = divisors[i] if divisors[i] != 0.0 else 1.0
+        for j in range(n_experts):
+            _divide(divisors[:n], weights[j, :n], deltas[j, :n])
+            if j:
+                _add(deltas[j, :n], deltas[0, :n])
+        base, moved, merged = values[0, at : at + n], deltas[0, :n], out[at : at + n]
         for i in range(n):
-            totals[i] = weights[0, i] / divisors[i] * deltas[0, i]
-        for j in range(1, n_experts):
-            for i in range(n):
-                totals[i] += weights[j, i] / divisors[i] * deltas[j, i]
-        for i in range(n):
-            out[at + i] = np.float64(values[0, at + i]) + totals[i]
+            merged[i] = np.float64(base[i]) + moved[i]
     return nonzero, erased, reverted
 
 
@@ -231,11 +272,12 @@ def to_bfloat16(values, out):  # type: ignore[no-untyped-def]
     bad = 0
     for at in range(0, values.shape[0], BLOCK):
         n = min(BLOCK, values.shape[0] - at)
+        part, rounds = values[at : at + n], out[at : at + n]
         for i in range(n):
-            single[i] = np.float32(values[at + i])
+            single[i] = np.float32(part[i])
         for i in range(n):
             # To the nearest, ties to the even one: half of what is cut off, less one if the last bit kept is 0.
             rounded = (bits[i] + np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
             bad += (rounded & np.uint32(0x7F80)) == np.uint32(0x7F80)
-            out[at + i] = np.uint16(rounded)
+            rounds[i] = np.uint16(rounded)
     return bad == 0
