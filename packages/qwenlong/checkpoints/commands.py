@@ -52,13 +52,19 @@ def convert(
     if experts not in (None, SPLIT, STACKED):
         raise UsageError(f"--experts {experts}: choose {SPLIT} or {STACKED}")
     read_directory(source, "SRC")
-    inputs = {"shards": source} | ({"like": read_directory(like, "--like")} if like else {})
+    inputs = provenance.Digests({"shards": source} | ({"like": read_directory(like, "--like")} if like else {}))
     options = {"dtype": dtype or "default", "experts": experts or "default"}
     with _tracked(config, stage or f"convert_{out.name}", options) as (settings, run):
         with _progress("converting", like) as advance:
             report = conversion.convert(source, out, like=like, dtype=kind, view=experts, on_tensor=advance)
         provenance.sidecar(
-            out, inputs=inputs, config=options, packages=["checkpoints"], seed=_seed(settings), extra=report
+            out,
+            inputs=inputs,
+            config=options,
+            packages=["checkpoints"],
+            seed=_seed(settings),
+            extra=report,
+            known=report["files"],
         )
         run.log_metrics({"tensors": report["tensors"], "parameters": report["parameters"]})
         run.log_artifact(out / conversion.REPORT)
@@ -118,10 +124,14 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Merge checkpoints. Settings not given are those of the configuration, where it names the same method."""
+    from qwenlong.core import provenance
+
+    # Begun before the imports, which take seconds on one core.
+    inputs = provenance.Digests({"base": base} | {f"expert_{number}": path for number, path in enumerate(expert, 1)})
+
     from qwenlong.checkpoints import merge as merging
     from qwenlong.checkpoints import preflight
     from qwenlong.checkpoints.weights import float_dtype, read_directory, shard_bytes
-    from qwenlong.core import provenance
 
     kind = None if dtype is None else float_dtype(dtype)
     size = shard_bytes(max_shard_size)
@@ -149,7 +159,6 @@ def merge(
                 device=device,
                 on_tensor=advance,
             )
-        inputs = {"base": base} | {f"expert_{number}": path for number, path in enumerate(expert, 1)}
         total = report["total"]
         provenance.sidecar(
             out,
@@ -158,6 +167,7 @@ def merge(
             packages=["checkpoints"],
             seed=values.get("seed", _seed(settings)),
             extra=total,
+            known=report["files"],
         )
         metrics = {name: total[name] for name in ("parameters", "selected", "erased", "reverted")}
         run.log_metrics(

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin
@@ -282,8 +282,11 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def digest_path(path: str | os.PathLike[str]) -> str:
-    """Return a digest of a file, or of a directory's file names and bytes (hidden files and sidecars left out)."""
+def digest_path(path: str | os.PathLike[str], known: Mapping[str, str] | None = None) -> str:
+    """Return a digest of a file, or of a directory's file names and bytes (hidden files and sidecars left out).
+
+    `known` are the SHA-256 of files of the directory by relative name, of a caller that has just written and read them.
+    """
     root = Path(path)
     if root.is_file():
         return sha256_file(root)
@@ -294,7 +297,7 @@ def digest_path(path: str | os.PathLike[str]) -> str:
         name = file.relative_to(root).as_posix()
         if name.startswith(".") or name.endswith("provenance.json"):
             continue
-        state.update(f"{name}\0{sha256_file(file)}\n".encode())
+        state.update(f"{name}\0{(known or {}).get(name) or sha256_file(file)}\n".encode())
     return state.hexdigest()
 
 

@@ -7,8 +7,8 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,30 +61,62 @@ def git_commit() -> str | None:
     return commit + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
+class Digests:
+    """Digests of inputs, made beside the work that reads them: hashing leaves the interpreter lock."""
+
+    def __init__(self, inputs: Mapping[str, Path]) -> None:
+        """Begin. `inputs` are files or directories by name."""
+        self.inputs = dict(inputs)
+        self._found: dict[str, str | Exception] = {}
+        # Daemons: a command that fails does not wait for them.
+        self._threads = [threading.Thread(target=self._digest, args=item, daemon=True) for item in self.inputs.items()]
+        for thread in self._threads:
+            thread.start()
+
+    def _digest(self, name: str, path: Path) -> None:
+        try:
+            self._found[name] = digest_path(path)
+        except Exception as error:  # raised again where the digest is asked for
+            self._found[name] = error
+
+    def result(self) -> dict[str, str]:
+        """Wait, and return the digests by name. Raises what reading an input raised."""
+        found = {}
+        for thread, name in zip(self._threads, self.inputs, strict=True):
+            thread.join()
+            value = self._found[name]
+            if isinstance(value, Exception):
+                raise value
+            found[name] = value
+        return found
+
+
 def sidecar(
     output: str | Path,
     *,
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, Path] | Digests,
     config: Mapping[str, Any],
     packages: Sequence[str],
     seed: int,
     extra: Mapping[str, Any] | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> None:
     """Write the sidecar of `output`, atomically.
 
-    `inputs` names each input's path, `config` is the part of the configuration that was read, `packages` the
-    subpackages of qwenlong whose code made it (`core` always counts), `extra` anything JSON-like. Secrets are
-    redacted. Raises DataError when the output or an input does not exist.
+    `inputs` names each input's path, or is the `Digests` of them that were begun earlier; `config` is the part of the
+    configuration that was read, `packages` the subpackages of qwenlong whose code made it (`core` always counts),
+    `extra` anything JSON-like, `known` see `digest_path`. Secrets are redacted. Raises DataError when the output or an
+    input does not exist.
     """
     from qwenlong.core.tracking import active_run_id
 
     clean = redact(dict(config))
-    # Side by side: hashing leaves the interpreter lock, and checkpoints are large.
-    with ThreadPoolExecutor() as pool:
-        digests = dict(zip(["", *inputs], pool.map(digest_path, [output, *inputs.values()]), strict=True))
+    begun = inputs if isinstance(inputs, Digests) else Digests(inputs)
+    made = digest_path(output, known)
+    digests = begun.result()
     value = {
-        "output": {"path": str(output), "digest": digests[""]},
-        "inputs": {name: {"path": str(p), "digest": digests[name]} for name, p in sorted(inputs.items())},
+        "output": {"path": str(output), "digest": made},
+        "inputs": {name: {"path": str(p), "digest": digests[name]} for name, p in sorted(begun.inputs.items())},
         "config": {"digest": digest_value(clean), "values": clean},
         "code": {"packages": sorted({"core", *packages}), "digest": code_digest(*packages), "commit": git_commit()},
         "versions": versions(),

@@ -121,3 +121,27 @@ def test_commit_is_that_of_a_checkout_that_holds_this_code(tmp_path: Path) -> No
     assert commit() == head
     (package / "core" / "provenance.py").open("a").write("\n")
     assert commit() == f"{head}-dirty"
+
+
+def test_digests_begun_early_are_those_of_the_sidecar(tmp_path: Path) -> None:
+    output = make(tmp_path)
+    before = provenance.read(output)
+    begun = provenance.Digests({"text": tmp_path / "in.txt", "model": tmp_path / "model"})
+    provenance.sidecar(output, inputs=begun, config={}, packages=["corpus"], seed=17)
+    assert provenance.read(output)["inputs"] == before["inputs"] and provenance.verify(output) == []
+    with pytest.raises(DataError, match="gone does not exist"):
+        provenance.Digests({"text": tmp_path / "in.txt", "lost": tmp_path / "gone"}).result()
+    with pytest.raises(DataError, match="gone does not exist"):
+        provenance.sidecar(output, inputs={"lost": tmp_path / "gone"}, config={}, packages=[], seed=17)
+
+
+def test_known_digests_of_an_output_are_not_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "part").mkdir(parents=True)
+    (folder / "a").write_text("one")
+    (folder / "part" / "b").write_text("two")
+    whole = digest_path(folder)
+    known = {"a": sha256_file(folder / "a"), "part/b": sha256_file(folder / "part" / "b")}
+    assert digest_path(folder, known) == whole
+    (folder / "a").write_text("changed")
+    assert digest_path(folder, known) == whole != digest_path(folder)
