@@ -7,6 +7,7 @@ where most variances are nearly equal.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,8 @@ from qwenlong.checkpoints import sce_kernels as kernels
 
 #: Elements worked on at a time: three float32 copies fit a core's own cache. A multiple of `sce.BLOCK`.
 PIECE = 1 << 16
+#: Pieces that a thread takes at a time.
+TASK = 16
 #: Variances held at most while the k-th largest is sought: 32 MiB of float64.
 HELD = 1 << 22
 #: Where a merged piece goes: called with the flat index of its first element and the values, from any thread.
@@ -70,19 +73,18 @@ def merge_pieces(
     kind = dtype or base.dtype
 
     def write(start: int, values: np.ndarray) -> tuple[int, int, int]:
-        out = pieces.result(values.shape[1])
+        out, bits = pieces.buffers(values.shape[1])
         masked = mask.at(start) if select_mode == "mergekit" else _ALL
         counts: tuple[int, int, int] = kernels.merge(values, eta, *masked, out)
-        put(start, _rounded(out, kind))
+        put(start, _rounded(out, kind, bits))
         return counts
 
     counts = list(pieces.each(write))
     return sce.statistics(n, etas, n_selected, *(sum(part[number] for part in counts) for number in range(3)))
 
 
-def _rounded(values: np.ndarray, dtype: torch.dtype) -> Tensor:
+def _rounded(values: np.ndarray, dtype: torch.dtype, bits: np.ndarray) -> Tensor:
     if dtype == torch.bfloat16:
-        bits = np.empty(values.size, dtype=np.uint16)
         fits, rounded = kernels.to_bfloat16(values, bits), torch.from_numpy(bits).view(torch.bfloat16)
     else:
         rounded = torch.from_numpy(values).to(dtype)
@@ -105,22 +107,25 @@ class _Pieces:
         self._pool = pool
         self._own = threading.local()
 
-    def _buffers(self) -> tuple[Tensor, np.ndarray]:
+    def _own_buffers(self) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        # Kept: memory of this size is mapped and unmapped by every allocation, and threads wait for each other at that.
         if not hasattr(self._own, "buffers"):
             size = min(PIECE, self._n)
-            self._own.buffers = torch.empty(len(self._tensors), size), np.empty(size)
+            inputs = torch.empty(len(self._tensors), size)
+            self._own.buffers = inputs, np.empty(size), np.empty(size, dtype=np.uint16)
         return self._own.buffers  # type: ignore[no-any-return]
 
     def _load(self, start: int) -> np.ndarray:
-        buffer, _ = self._buffers()
+        buffer = self._own_buffers()[0]
         stop = min(start + PIECE, self._n)
         for row, tensor in zip(buffer, self._tensors, strict=True):
             row[: stop - start].copy_(tensor[start:stop])
         return buffer.numpy()[:, : stop - start]
 
-    def result(self, n: int) -> np.ndarray:
-        """A float64 buffer of n elements; it is overwritten with this thread's next piece."""
-        return self._buffers()[1][:n]
+    def buffers(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Buffers of n float64 and n uint16; they are overwritten with this thread's next piece."""
+        _, wide, narrow = self._own_buffers()
+        return wide[:n], narrow[:n]
 
     def each(self, work: Callable[[int, np.ndarray], Found]) -> Iterable[Found]:
         """Call `work(start, values)` for every piece and return what it returns, in order."""
@@ -129,7 +134,11 @@ class _Pieces:
             return work(start, self._load(start))
 
         starts = range(0, self._n, PIECE)
-        return map(one, starts) if self._pool is None else self._pool.map(one, starts)
+        if self._pool is None:
+            return map(one, starts)
+        # A task of one piece would cost more to hand out than to do.
+        tasks = [starts[at : at + TASK] for at in range(0, len(starts), TASK)]
+        return itertools.chain.from_iterable(self._pool.map(lambda task: [one(start) for start in task], tasks))
 
 
 class _Mask:
@@ -162,7 +171,7 @@ class _Mask:
             rank -= int(reached[place - 1]) if place else 0
             prefix = prefix << 16 | (kernels.BUCKETS - 1 - place)
         if shift:
-            parts = list(pieces.each(lambda start, values: (start, _bucket(values, prefix, shift))))
+            parts = list(pieces.each(lambda start, values: (start, _bucket(pieces, values, prefix, shift))))
             found = np.concatenate([part for _, part in parts])
             found.partition(found.size - rank)
             threshold = self._threshold = float(found[found.size - rank])
@@ -203,14 +212,14 @@ def _histogram(pieces: _Pieces) -> tuple[np.ndarray, int, bool]:
     return total, sum(nonzero for nonzero, _ in found), any(bad for _, bad in found)
 
 
-def _bucket(values: np.ndarray, prefix: int, shift: int) -> np.ndarray:
-    found = np.empty(values.shape[1])
+def _bucket(pieces: _Pieces, values: np.ndarray, prefix: int, shift: int) -> np.ndarray:
+    found, _ = pieces.buffers(values.shape[1])
     return found[: kernels.bucket(values, prefix, shift, found)].copy()
 
 
 def _narrower(pieces: _Pieces, prefix: int, shift: int) -> np.ndarray:
     """Count the variances of a bucket by their next 16 bits: those above `shift`."""
     total = np.zeros(kernels.BUCKETS, dtype=np.int64)
-    for found in pieces.each(lambda start, values: _bucket(values, prefix, shift + 16)):
+    for found in pieces.each(lambda start, values: _bucket(pieces, values, prefix, shift + 16)):
         total += np.bincount((found.view(np.int64) >> shift) & (kernels.BUCKETS - 1), minlength=kernels.BUCKETS)
     return total

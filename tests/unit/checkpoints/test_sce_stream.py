@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -66,6 +67,7 @@ def test_pieces_are_the_whole_tensor(case: tuple, select_top: float, mode: str, 
     expected, expected_stats = merge_tensor(base, experts, select_top, mode)
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as pool:
         patch.setattr(sce_stream, "PIECE", BLOCK)
+        patch.setattr(sce_stream, "TASK", 2)
         patch.setattr(sce_stream, "HELD", held)
         merged, stats = in_pieces(base, experts, select_top, mode, pool=pool if threaded else None)
     assert same(merged, expected)
@@ -126,4 +128,5 @@ def test_bfloat16_is_rounded_as_pytorch_rounds() -> None:
     halves = halves.view(torch.float32).double()
     values = torch.cat([values, values * (1 + 2**-40), halves[halves.isfinite() & (halves.abs() < 3.38e38)]])
     values = torch.cat([values, torch.tensor([0.0, -0.0, 1e-300, -1e-300, 1e-45], dtype=torch.float64)])
-    assert same(sce_stream._rounded(values.numpy(), torch.bfloat16), values.to(torch.bfloat16))
+    rounded = sce_stream._rounded(values.numpy(), torch.bfloat16, np.empty(values.numel(), dtype=np.uint16))
+    assert same(rounded, values.to(torch.bfloat16))
