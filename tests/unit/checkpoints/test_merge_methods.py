@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from tensor_cases import cases
 
 from qwenlong.checkpoints import deltas as shared
 from qwenlong.checkpoints import methods
@@ -84,22 +85,6 @@ def assert_stats(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert found[key] == pytest.approx(value, abs=1e-14), key
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    shape = tuple(draw(st.lists(st.integers(1, 3), max_size=3)))
-    n = math.prod(shape)
-    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]))
-    unit = draw(st.sampled_from([1.0, 2.0**-7, 2.0**-12]))
-    # Few levels, so that ties, agreements, cancellations and zeros are common.
-    levels = st.lists(st.integers(-2, 2), min_size=n, max_size=n)
-    base = torch.tensor(draw(levels), dtype=torch.float64).reshape(shape)
-    experts = [
-        (base + unit * torch.tensor(draw(levels), dtype=torch.float64).reshape(shape)).to(dtype)
-        for _ in range(draw(st.integers(2, 4)))
-    ]
-    return base.to(dtype), experts
 
 
 WEIGHTS = st.lists(st.sampled_from([-1.0, 0.0, 0.25, 0.3, 1.0, 2.0]), min_size=4, max_size=4)

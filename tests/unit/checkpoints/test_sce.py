@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensor_cases import cases
 
 from qwenlong.checkpoints import deltas
 from qwenlong.checkpoints.sce import merge_tensor
@@ -41,22 +42,6 @@ def reference(base: torch.Tensor, experts: list[torch.Tensor], select_top: float
         divisor = sum(etas[j] for j in survivors)
         merged.append(start[i] + sum((etas[j] * values[j] for j in survivors), Fraction(0)) / (divisor or 1))
     return merged, etas
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    shape = tuple(draw(st.lists(st.integers(1, 3), max_size=3)))
-    n = math.prod(shape)
-    dtype = draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]))
-    unit = draw(st.sampled_from([1.0, 2.0**-7, 2.0**-12]))
-    # Few levels, so that ties, agreements, cancellations and zeros are common.
-    numbers = st.lists(st.integers(-2, 2), min_size=n, max_size=n)
-    base = torch.tensor(draw(numbers), dtype=torch.float64).reshape(shape)
-    experts = [
-        (base + unit * torch.tensor(draw(numbers), dtype=torch.float64).reshape(shape)).to(dtype)
-        for _ in range(draw(st.integers(2, 4)))
-    ]
-    return base.to(dtype), experts
 
 
 @settings(max_examples=300, deadline=None)
