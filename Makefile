@@ -35,7 +35,7 @@ lint: setup ## Format and lint checks, types, import rules, the workflow's lint
 	@$(RUN) snakemake --lint
 
 test: lint ## Lint, then unit and workflow tests with one tiny run through the real engines
-	@$(RUN) pytest tests/unit tests/workflow -m "not engines and not slow" --timeout $(TIMEOUT) -n $(WORKERS) --dist loadfile
+	@$(RUN) pytest tests/workflow tests/unit -m "not engines and not slow" --timeout $(TIMEOUT) -n $(WORKERS) --dist loadfile
 
 test-engines: setup ## Tests that need verl on Ray, servers and other engines
 	@$(RUN) pytest tests -m "engines and not slow" --timeout $(TIMEOUT)
