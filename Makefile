@@ -8,7 +8,7 @@ BIN := $(CURDIR)/.venv/bin
 RUN := PATH="$(BIN):$$PATH"
 CORES ?= all
 # Seconds after which a test that hangs is ended.
-TIMEOUT ?= 900
+TIMEOUT ?= 1800
 # Processes that share the test files of `make test`.
 WORKERS ?= 2
 
