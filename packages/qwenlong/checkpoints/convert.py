@@ -91,7 +91,7 @@ def convert(
         parts, shown = plan(tensors, config, reference, view, tied)
         against = check(parts, tensors.entries, config, reference, "the checkpoint", str(like))
         wanted = torch.float32 if dtype is None and found.kind == FSDP else dtype
-        entries = [_typed(part.entry, wanted) for _, part in sorted(parts.items())]
+        entries = [part.entry.typed(wanted) for _, part in sorted(parts.items())]
         files = plan_files(entries, max_file_bytes)
 
         def produce(entry: Entry) -> Iterator[Tensor]:
@@ -220,10 +220,6 @@ def _equal(source: Source, left: Entry, right: Entry) -> bool:
         return False
     whole = [experts.Segment(entry.name, 0, entry.shape[0]) for entry in (left, right)]
     return all(torch.equal(a, b) for a, b in zip(_read(source, whole[0]), _read(source, whole[1]), strict=True))
-
-
-def _typed(entry: Entry, dtype: torch.dtype | None) -> Entry:
-    return Entry(entry.name, entry.shape, dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype)
 
 
 def _keep_readable(file: Path, dtype: torch.dtype | None) -> None:

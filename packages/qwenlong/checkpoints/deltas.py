@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-#: Elements worked on at a time. It bounds memory to some 10 float64 copies of this many, and fixes the order of
-#: summation, so that the result depends neither on the number of threads nor on how a tensor is stored.
+#: Elements worked on at a time: it bounds memory to some 10 float64 copies of this many, and changes no result.
 CHUNK = 1 << 20
 
 
@@ -135,7 +135,25 @@ def store(result: Tensor, start: int, values: Tensor) -> None:
         raise ValueError(f"the merged tensor overflows {result.dtype}; write a wider dtype")
 
 
-def total(values: Tensor) -> float:
-    """Return the sum of a chunk, the same for any number of threads."""
-    # numpy sums pairwise in one thread; torch's order of summation depends on the number of threads.
-    return float(values.cpu().numpy().sum())
+def summed(rows: Tensor) -> Tensor:
+    """Return the sum of the rows of [experts, chunk], one row after the other.
+
+    torch's own order depends on their number and the device.
+    """
+    total = rows[0]
+    for row in rows[1:]:
+        total = total + row
+    return total
+
+
+def statistics(
+    n: int, coefficients: list[float], selected: int, nonzero: int, erased: int, reverted: int
+) -> dict[str, Any]:
+    """Return what a merge tells of a tensor of n elements, from counts (erased of the non-zero deltas)."""
+    return {
+        "elements": n,
+        "coefficients": coefficients,
+        "selected": selected / n if n else 0.0,
+        "erased": erased / nonzero if nonzero else 0.0,
+        "reverted": reverted / n if n else 0.0,
+    }

@@ -15,6 +15,7 @@ from qwenlong.checkpoints.merge_state import State
 from qwenlong.checkpoints.merge_work import Merger
 from qwenlong.checkpoints.shard_file import ShardFile
 from qwenlong.checkpoints.weights import (
+    INDEX,
     MAX_FILE_BYTES,
     Entry,
     Weights,
@@ -79,10 +80,7 @@ def merge_directories(
         models = [stack.enter_context(Weights(path)) for path in (base, *experts)]
         _check_models(models)
         merger = Merger(models, method, settings, cores=cores, device=device, on_tensor=on_tensor)
-        entries = [
-            Entry(name, entry.shape, dtype if dtype is not None and entry.dtype.is_floating_point else entry.dtype)
-            for name, entry in sorted(models[0].entries.items())
-        ]
+        entries = [entry.typed(dtype) for _, entry in sorted(models[0].entries.items())]
         files = plan_files(entries, max_file_bytes)
         named = {"method": method} | settings
         work = None if state is None else State(state, models, named, entries, max_file_bytes)
@@ -114,7 +112,7 @@ def merge_directories(
             carry([base], partial, main_dtype)
             index = index_of(files)
             if index is not None:
-                (partial / "model.safetensors.index.json").write_text(dump_json(index), encoding="utf-8")
+                (partial / INDEX).write_text(dump_json(index), encoding="utf-8")
             report = _report(named, entries, len(experts), tensors, digests)
             (partial / REPORT).write_text(dump_json(report), encoding="utf-8")
         if work is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from qwenlong.checkpoints import methods, sce
+from qwenlong.checkpoints.experts import is_stack
 from qwenlong.checkpoints.shard_file import ShardFile
 from qwenlong.checkpoints.weights import Entry, Weights
 from qwenlong.core.errors import DataError, UsageError
@@ -137,15 +138,10 @@ class Merger:
 def matrices(entries: Sequence[Entry]) -> Iterator[Matrix]:
     """Yield what is merged for itself, in order."""
     for entry in entries:
-        if is_expert_stack(entry) and entry.dtype.is_floating_point:
+        if is_stack(entry) and entry.dtype.is_floating_point:
             yield from (Matrix(entry, number) for number in range(entry.shape[0]))
         else:
             yield Matrix(entry)
-
-
-def is_expert_stack(entry: Entry) -> bool:
-    """Whether a tensor stacks the matrices of all experts of a mixture-of-experts layer."""
-    return len(entry.shape) == 3 and entry.name.endswith(("experts.gate_up_proj", "experts.down_proj"))
 
 
 def open_device(name: str) -> torch.device:

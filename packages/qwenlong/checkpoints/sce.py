@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qwenlong.checkpoints import deltas as shared
-from qwenlong.checkpoints.deltas import Deltas, Largest, store
+from qwenlong.checkpoints.deltas import Deltas, Largest, statistics, store, summed
 
 SelectMode = Literal["reference", "mergekit"]
 #: Elements whose squares are summed by halves; the sums of blocks are added exactly. So the result depends on neither
@@ -74,18 +74,18 @@ def merge_tensor(
         changed = (deltas != 0).any(dim=0)
         if mask is not None and select_mode == "mergekit":
             deltas = torch.where(mask, deltas, 0.0)
-        positive = _sum(deltas) >= 0
+        positive = summed(deltas) >= 0
         nonzero = deltas != 0
         survives = nonzero & ((deltas > 0) == positive)
         weights = survives * eta
-        divisor = _sum(weights)
+        divisor = summed(weights)
         n_nonzero += int(nonzero.sum())
         n_erased += int((nonzero & ~survives).sum())
         n_reverted += int((changed & (divisor == 0)).sum())
         # Divided before it is applied: a lone survivor then weighs exactly 1 and is returned as it is.
         weights /= torch.where(divisor == 0, torch.ones_like(divisor), divisor)
         stop = start + deltas.shape[1]
-        store(result, start, work.base(start, stop) + _sum(weights * deltas))
+        store(result, start, work.base(start, stop) + summed(weights * deltas))
     return result.reshape(base.shape), statistics(base.numel(), etas, n_selected, n_nonzero, n_erased, n_reverted)
 
 
@@ -95,17 +95,6 @@ def coefficients(squares: Sequence[Sequence[float]]) -> list[float]:
     total = math.fsum(energies)
     # Where all is 0 there is nothing to weigh by; otherwise no threshold: RL deltas are small and their ratio counts.
     return [energy / total for energy in energies] if total > 0 else [1 / len(squares)] * len(squares)
-
-
-def statistics(n: int, etas: list[float], selected: int, nonzero: int, erased: int, reverted: int) -> dict[str, Any]:
-    """Return what `merge_tensor` tells of a tensor of n elements, from counts."""
-    return {
-        "elements": n,
-        "coefficients": etas,
-        "selected": selected / n if n else 0.0,
-        "erased": erased / nonzero if nonzero else 0.0,
-        "reverted": reverted / n if n else 0.0,
-    }
 
 
 def block_sums(values: Tensor) -> list[float]:
@@ -141,11 +130,3 @@ def _masked(work: Deltas, threshold: Largest | None) -> Iterator[tuple[int, Tens
             continue
         mask, ties = threshold.mask(work.variance(deltas), ties)
         yield start, deltas, mask
-
-
-def _sum(rows: Tensor) -> Tensor:
-    # One row after the other: torch's own order depends on their number and the device.
-    total = rows[0]
-    for row in rows[1:]:
-        total = total + row
-    return total

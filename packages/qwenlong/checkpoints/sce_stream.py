@@ -20,6 +20,7 @@ from torch import Tensor
 
 from qwenlong.checkpoints import sce
 from qwenlong.checkpoints import sce_kernels as kernels
+from qwenlong.checkpoints.deltas import statistics
 
 #: Elements worked on at a time: three float32 copies fit a core's own cache. A multiple of `sce.BLOCK`.
 PIECE = 1 << 16
@@ -80,7 +81,7 @@ def merge_pieces(
         return counts
 
     counts = list(pieces.each(write))
-    return sce.statistics(n, etas, n_selected, *(sum(part[number] for part in counts) for number in range(3)))
+    return statistics(n, etas, n_selected, *(sum(part[number] for part in counts) for number in range(3)))
 
 
 def _rounded(values: np.ndarray, dtype: torch.dtype, bits: np.ndarray) -> Tensor:

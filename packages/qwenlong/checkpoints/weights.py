@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -117,6 +117,10 @@ class Entry:
     def nbytes(self) -> int:
         """Size in bytes."""
         return self.elements * self.dtype.itemsize
+
+    def typed(self, dtype: torch.dtype | None) -> Entry:
+        """Return the entry with another dtype; None, and tensors that are not floating, keep their own."""
+        return self if dtype is None or not self.dtype.is_floating_point else replace(self, dtype=dtype)
 
 
 class Weights:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenlong.checkpoints.deltas import Deltas, store
+from qwenlong.checkpoints.deltas import Deltas, statistics, store, summed
 
 
 def merge_kept(
@@ -47,7 +47,7 @@ def merge_kept(
         deltas.masked_fill_(~mask, 0.0)
         if divisor != 1:
             deltas /= divisor
-        positive = _sum(deltas) >= 0
+        positive = summed(deltas) >= 0
         nonzero = deltas != 0
         survives = nonzero & ((deltas > 0) == positive)
         survivors = survives.sum(dim=0)
@@ -57,25 +57,12 @@ def merge_kept(
         n_moved += int((survivors > 0).sum())
         found = [torch.bincount(survivors[row], minlength=len(deltas) + 1) for row in survives]
         shares = torch.stack(found).cpu() + (0 if shares is None else shares)
-        mean = _sum(deltas.masked_fill_(~survives, 0.0)) / survivors.clamp(min=1)
+        mean = summed(deltas.masked_fill_(~survives, 0.0)) / survivors.clamp(min=1)
         store(result, start, work.base(start, start + deltas.shape[1]) + scale * mean)
-    n = base.numel()
-    stats = {
-        "elements": n,
-        "coefficients": _coefficients(shares, n_moved, scale, work.n_experts),
-        "selected": n_selected / n if n else 0.0,
-        "erased": n_erased / n_nonzero if n_nonzero else 0.0,
-        "reverted": n_reverted / n if n else 0.0,
-    }
-    return result.reshape(base.shape), stats
-
-
-def _sum(deltas: Tensor) -> Tensor:
-    # Expert by expert, in their order: the same rounding whatever the kernel behind a sum over a dimension.
-    summed = deltas[0].clone()
-    for delta in deltas[1:]:
-        summed += delta
-    return summed
+    coefficients = _coefficients(shares, n_moved, scale, work.n_experts)
+    return result.reshape(base.shape), statistics(
+        base.numel(), coefficients, n_selected, n_nonzero, n_erased, n_reverted
+    )
 
 
 def _coefficients(shares: Tensor | None, n_moved: int, scale: float, n_experts: int) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenlong.checkpoints.deltas import Deltas, check, store
+from qwenlong.checkpoints.deltas import Deltas, check, statistics, store
 from qwenlong.checkpoints.methods.settings import require
 
 
@@ -56,11 +56,4 @@ def merge_tensor(
         n_reverted += int(((deltas != 0).any(dim=0) & (merged == origin)).sum())
         store(result, start, merged)
     n = base.numel()
-    stats = {
-        "elements": n,
-        "coefficients": [weight / divisor for weight in given],
-        "selected": 1.0 if n else 0.0,
-        "erased": 0.0,
-        "reverted": n_reverted / n if n else 0.0,
-    }
-    return result.reshape(base.shape), stats
+    return result.reshape(base.shape), statistics(n, [weight / divisor for weight in given], n, 0, 0, n_reverted)

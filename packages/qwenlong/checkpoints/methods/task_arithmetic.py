@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qwenlong.checkpoints.deltas import Deltas, check, store
+from qwenlong.checkpoints.deltas import Deltas, check, statistics, store
 from qwenlong.checkpoints.methods.settings import require
 
 
@@ -48,11 +48,4 @@ def merge_tensor(
         n_reverted += int(((deltas != 0).any(dim=0) & (moved == 0)).sum())
         store(result, start, work.base(start, start + deltas.shape[1]) + moved)
     n = base.numel()
-    stats = {
-        "elements": n,
-        "coefficients": given,
-        "selected": 1.0 if n else 0.0,
-        "erased": 0.0,
-        "reverted": n_reverted / n if n else 0.0,
-    }
-    return result.reshape(base.shape), stats
+    return result.reshape(base.shape), statistics(n, given, n, 0, 0, n_reverted)
