@@ -137,7 +137,7 @@ def measure(prompts: list[int], engines: list[str], repeat: int, out: Path) -> N
             batch_rows = rows(prompt)
             for engine in engines:
                 config = configuration(model, prompt, engine == "stock")
-                with _engine_class(engine == "stock"):
+                with _engine_class(engine):
                     worker = ActorRolloutRefWorker(
                         config=config.actor_rollout_ref, role="actor", distillation_config=config.get("distillation")
                     )
