@@ -129,6 +129,7 @@ def ours(arguments: argparse.Namespace) -> None:
     root = Path(__file__).resolve().parents[1]
     config = yaml.safe_load((arguments.config or root / "configs/h200.yaml").read_text(encoding="utf-8"))
     out: Path = arguments.out
+    config.pop("ablations", None)
     config["run"] = {"name": "gpu_step", "results": str(out / "results"), "seed": 17}
     sizes = {"max_input_tokens": arguments.prompt, "max_output_tokens": RESPONSE, "steps": arguments.steps}
     config["training"] |= sizes | {"save_every": arguments.save_every}
@@ -244,37 +245,48 @@ def table(folders: list[Path], out: Path) -> None:
     for run in runs:
         run["label"] = run["name"] + (f", {run['gpus']} GPUs" if run["gpus"] > 1 else "")
         run["label"] += f", {run['sequence']} share a row" if run["sequence"] > 1 else ""
-    lines = ["| run | prompt | GPU | " + " | ".join(PARTS) + " | other | steps |", "|" + "---|" * (len(PARTS) + 5)]
+    lines = [
+        "| run | prompt | GPU | " + " | ".join(PARTS) + " | other | response tokens | steps |",
+        "|" + "---|" * (len(PARTS) + 6),
+    ]
     whole: dict[tuple[str, int], float] = {}
     for run in runs:
-        steps = [s for s in run["steps"] if s["step"] > 1]
+        steps = warm(run)
         times = {part: median(s.get(f"timing_s/{part}", 0.0) for s in steps) for part in PARTS}
         whole[run["label"], run["prompt"]] = times["step"]
         other = times["step"] - sum(times[part] for part in PARTS if part != "step")
         shown = " | ".join(f"{times[part]:.2f}" for part in PARTS)
-        lines.append(f"| {run['label']} | {run['prompt']} | {run['device']} | {shown} | {other:.2f} | {len(steps)} |")
+        lines.append(
+            f"| {run['label']} | {run['prompt']} | {run['device']} | {shown} | {other:.2f} | "
+            f"{median(s['response_length/mean'] for s in steps):.0f} | {len(steps)} |"
+        )
     for prompt in sorted({prompt for _, prompt in whole}):
         ours = whole.get(("this project", prompt))
-        if ours is None:
+        others = [run for run in runs if run["prompt"] == prompt and run["label"] != "this project"]
+        if ours is None or not others:
             continue
         lines.append(f"\nPrompts of at most {prompt} tokens:\n")
-        for run in runs:
-            if run["prompt"] == prompt and run["label"] != "this project":
-                ratio = whole[run["label"], prompt] / ours
-                lines.append(f"- {run['label']}: {ratio:.2f} times as long a step as this project on one GPU")
-                if run["gpus"] > 1:
-                    lines[-1] += f", scaling efficiency {1 / ratio / run['gpus']:.2f}"
+        for run in others:
+            ratio = whole[run["label"], prompt] / ours
+            lines.append(f"- {run['label']}: {ratio:.2f} times as long a step as this project on one GPU")
+            if run["gpus"] > 1:
+                lines[-1] += f", scaling efficiency {1 / ratio / run['gpus']:.2f}"
     for run in runs:
         if run["label"] == "this project":
             lines += ["", *floors(run)]
     text = "\n".join(
-        ["# A training step on one GPU", "",
+        ["# A training step on GPUs", "",
          f"`python benchmarks/gpu_step.py`, SmolLM2-135M, {PROMPTS} prompts x {GROUP} rollouts, responses of at most "
          f"{RESPONSE} tokens; seconds, medians over the steps after the first, by verl's timers "
          f"({', '.join(f'{k} {v}' for k, v in runs[0]['versions'].items())}).", "", *lines, ""]
     )  # fmt: skip
     write_text(out, text)
     print(text)
+
+
+def warm(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the steps of a run after its first; a step whose process was killed has no timers."""
+    return [s for s in run["steps"] if s["step"] > 1 and "timing_s/step" in s]
 
 
 def floors(run: dict[str, Any]) -> list[str]:
@@ -285,7 +297,7 @@ def floors(run: dict[str, Any]) -> list[str]:
 
     bandwidth = next(value for name, value in BANDWIDTHS.items() if name in run["device"])
     flops = gpu_floors.peak(run["device"])
-    steps = [s for s in run["steps"] if s["step"] > 1]
+    steps = warm(run)
 
     def middle(name: str) -> float:
         return median(s[name] for s in steps)

@@ -101,12 +101,12 @@ class Comparison:
         for case in cases(dist.get_world_size() // options.sequence, brief=self.name == "experts"):
             if options.only and not re.search(options.only, case.name):
                 continue
+            if options.against and case.wrong:
+                continue  # no gradient of a right case to hold it against
             rows = case.rows(ranks)
             objective = self.objective(case, rows)
             settings = stage(case, rows, objective.clip[2] if objective.clip else None)
-            config = configuration(
-                settings, self.folder, options.device, case.micro, options.dtype, options.sequence
-            )
+            config = configuration(settings, self.folder, options.device, case.micro, options.dtype, options.sequence)
             actor = actor or Actor(config, engine)
             begun = time.perf_counter()
             metrics = update(actor, case, rows, objective, config)

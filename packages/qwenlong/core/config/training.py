@@ -235,12 +235,11 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _rows(self) -> EngineConfig:
-        if self.platform == "cuda" and self.packed:
-            if self.memory.head != "logits":
-                raise ValueError(
-                    f"packed rows have a chunked head of their own (memory.head = {self.memory.head}); "
-                    "leave packed or memory.head out"
-                )
+        if self.platform == "cuda" and self.packed and self.memory.head != "logits":
+            raise ValueError(
+                f"packed rows have a chunked head of their own (memory.head = {self.memory.head}); "
+                "leave packed or memory.head out"
+            )
         return self
 
     @property
