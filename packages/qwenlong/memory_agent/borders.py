@@ -23,7 +23,7 @@ _DOTTED = re.compile(r"(?:\w\.)+\w|\w")
 #: paragraph has to be cut.
 _ABBREVIATION = re.compile(
     r"(?i:adm|al|approx|art|bros|capt|cf|ch|cit|col|cpl|dept|dr|ed|eds|eq|esp|est|etc|fig|figs|gen|gov|hon|inc|jr|lt|ltd"
-    r"|maj|mr|mrs|ms|mt|mx|no|nos|op|p|pp|pl|prof|pt|ref|rep|resp|rev|sec|sen|sgt|sr|st|tab|vol|vols|vs"
+    r"|maj|mr|mrs|ms|mt|mx|op|p|pp|pl|prof|pt|ref|rep|resp|rev|sec|sen|sgt|sr|st|tab|vol|vols|vs"
     r"|jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec|bzw|ca|evtl|ggf|nr|usw|vgl)"
 )
 
@@ -95,7 +95,7 @@ def _ends_sentence(text: str, mark: re.Match[str]) -> bool:
     end = mark.end()
     if end < len(text) and text[end].islower():
         return False
-    if text[mark.start()] != "." or text[mark.start() + 1 : mark.start() + 2] in (".", "!", "?"):
+    if text[mark.start()] != "." or not text[mark.start() + 1].isspace():
         return True
     before = _LAST_WORD.search(text, max(0, mark.start() - 24), mark.start())
     word = before.group() if before else ""
@@ -105,6 +105,8 @@ def _ends_sentence(text: str, mark: re.Match[str]) -> bool:
         # "12." at the beginning of a line numbers an item; at the end of a sentence it is a number.
         line = text.rfind("\n", max(0, mark.start() - 24), mark.start())
         return len(word) > 3 or text[line + 1 : mark.start()].strip() != word
+    if word.lower() in ("no", "nos"):
+        return not text[end : end + 1].isdigit()
     return _ABBREVIATION.fullmatch(word) is None
 
 

@@ -21,8 +21,10 @@ _PACKED_TOGETHER = 1 << 17
 _RUNNING_ON = (64, 512)
 #: Share of the budget above which such a stretch is cut, where that is between the two.
 _RUNNING_ON_SHARE = 4
-#: Longest piece of a word that is too long for a chunk, in characters.
-_SHREDS = 256
+#: Longest piece of a word that is too long for a chunk, in characters, and as a share of the budget.
+_SHREDS, _SHREDS_SHARE = 256, 16
+#: Share of the budget that is left empty rather than tried, where tokens of joined text are fewer than their sum.
+_MARGIN_SHARE = 64
 
 #: A piece of text with its tokens, counted by itself.
 Atom = tuple[str, int]
@@ -99,7 +101,7 @@ class _Cutter:
             raise UsageError(
                 f"chunk_tokens = {self.budget} cannot hold the single character {text!r} of the document; raise it"
             )
-        size = min(_SHREDS, (len(text) + 1) // 2)
+        size = max(1, min(_SHREDS, self.budget // _SHREDS_SHARE, (len(text) + 1) // 2))
         parts = [text[start : start + size] for start in range(0, len(text), size)]
         for part, tokens in zip(parts, self.count(parts), strict=True):
             if tokens <= self.budget:
@@ -112,18 +114,19 @@ def _packed(cutter: _Cutter, atoms: Iterator[Atom]) -> Iterator[Atom]:
     """Join neighbouring atoms while they fit; yield the chunks with their own counts."""
     budget = cutter.budget
     held: list[Atom] = []
-    # Tokens of joined atoms need not add up. Where they lately were more than the sum, less is joined.
-    surplus = deque([0], maxlen=8)
+    # Tokens of joined atoms need not add up: where they lately were more than the sum, less is joined, and more where
+    # they were clearly less.
+    surplus: deque[int] = deque(maxlen=8)
     ended, together = False, 1
     while True:
-        total = sum(tokens for _, tokens in held)
+        total = sum(map(_worth, held))
         while not ended and total <= max(2 * budget, _PACKED_TOGETHER):
             atom = next(atoms, None)
             if atom is None:
                 ended = True
             else:
                 held.append(atom)
-                total += atom[1]
+                total += _worth(atom)
         if not held:
             return
         if ended and budget < total <= 2 * budget:
@@ -133,7 +136,10 @@ def _packed(cutter: _Cutter, atoms: Iterator[Atom]) -> Iterator[Atom]:
             if count <= budget:
                 yield rest, count
                 return
-        groups = list(islice(_groups(held, budget - min(max(surplus), budget // 2), ended), together))
+        reserve = max(surplus, default=0)
+        if reserve < 0:
+            reserve = min(0, reserve + budget // _MARGIN_SHARE)
+        groups = list(islice(_groups(held, budget - min(reserve, budget // 2), ended), together))
         joined = ["".join(text for text, _ in group) for group, _ in groups]
         done = 0
         for (group, expected), chunk, count in zip(groups, joined, cutter.count(joined), strict=True):
@@ -152,6 +158,12 @@ def _packed(cutter: _Cutter, atoms: Iterator[Atom]) -> Iterator[Atom]:
             together *= 2
 
 
+def _worth(atom: Atom) -> int:
+    """Return the tokens of an atom that others follow: a blank at its end becomes part of the next word's token."""
+    text, tokens = atom
+    return tokens - (text.endswith(" ") and tokens > 1)
+
+
 def _groups(atoms: Sequence[Atom], room: int, ended: bool) -> Iterator[tuple[list[Atom], int]]:
     """Yield runs of atoms that should fit into `room` tokens, with what they should count.
 
@@ -164,8 +176,7 @@ def _groups(atoms: Sequence[Atom], room: int, ended: bool) -> Iterator[tuple[lis
             yield group, total
             group, total = [], 0
         group.append((text, tokens))
-        # A blank at the end becomes part of the next word's token.
-        total += tokens - (text.endswith(" ") and tokens > 1)
+        total += _worth((text, tokens))
     if ended:
         yield group, total
 

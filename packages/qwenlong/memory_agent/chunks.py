@@ -24,7 +24,7 @@ class Chunks(Sequence[str]):
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="qwenlong-chunks-")  # noqa: SIM115 - closed by close()
+        self._file = tempfile.TemporaryFile(prefix="qwenlong-chunks-", buffering=0)  # noqa: SIM115 - closed by close()
         self._ends = array("q", [0])
         self._tokens = array("q")
         self._state = hashlib.sha256()
@@ -39,7 +39,6 @@ class Chunks(Sequence[str]):
         try:
             for text, tokens in stream(pieces, tokenizer, chunk_tokens):
                 made._add(text, tokens)
-            made._file.flush()
         except BaseException as error:
             made._file.close()
             if isinstance(error, OSError) and error.errno in NO_ROOM:
@@ -52,7 +51,9 @@ class Chunks(Sequence[str]):
 
     def _add(self, text: str, tokens: int) -> None:
         data = text.encode()
-        self._file.write(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
         self._state.update(data)
         self._ends.append(self._ends[-1] + len(data))
         self._tokens.append(tokens)

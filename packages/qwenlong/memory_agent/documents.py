@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from qwenlong.core.logs import get
 from qwenlong.core.reading import Refused
 from qwenlong.core.templates import around
 from qwenlong.core.tokens import Tokenizer
+from qwenlong.memory_agent.borders import blocks
 from qwenlong.memory_agent.chunks import Chunks
 from qwenlong.memory_agent.formats import STRUCTURED, Notes, read
 
@@ -22,6 +23,10 @@ STDIN = Path("-")
 _VCS = frozenset(("CVS", "_darcs", "SCCS"))
 #: Blanks that are held back to see whether a document ends with them.
 _HELD_BLANKS = 1 << 20
+#: Characters looked at together when text is made safe, and those of a line that is no longer held whole.
+_BLOCK, _LONG_LINE = 1 << 16, 1 << 20
+#: Longest tag, in characters.
+_TAG = 128
 #: Warnings about single files; the report has them all.
 MAX_TOLD = 20
 
@@ -46,20 +51,44 @@ class Report:
         return said + [f"{name}: left out; it {reason}" for name, reason in self.left_out]
 
 
-def chunks(paths: Sequence[Path], tokenizer: Tokenizer, chunk_tokens: int) -> tuple[Chunks, Report]:
+def chunks(
+    paths: Sequence[Path], tokenizer: Tokenizer, chunk_tokens: int, safe: Callable[[str], str] | None = None
+) -> tuple[Chunks, Report]:
     """Return the chunks of documents as prompts show them, and what was read; warnings say what was not.
 
     Documents are read once, as a stream; their text lies in an unnamed temporary file (TMPDIR says where) until the
-    chunks are closed. Raises DataError as `pieces` does.
+    chunks are closed. `safe` makes text harmless before it is cut, some lines at a time. Raises DataError as `pieces`
+    does.
     """
     report = Report()
-    made = Chunks.cut(pieces(paths, report), tokenizer, chunk_tokens)
+    text = pieces(paths, report)
+    made = Chunks.cut(text if safe is None else made_safe(text, safe), tokenizer, chunk_tokens)
     lines = report.lines()
     for line in lines[:MAX_TOLD]:
         _LOG.warning("%s", line)
     if len(lines) > MAX_TOLD:
         _LOG.warning("%d more files were left out or read in part", len(lines) - MAX_TOLD)
     return made, report
+
+
+def made_safe(pieces: Iterable[str], safe: Callable[[str], str]) -> Iterator[str]:
+    """Yield a stream of text with `safe` applied to whole lines; to parts of a line of more than a million characters.
+
+    A tag is no longer than _TAG characters, and such a line is not cut inside one.
+    """
+    rest = ""
+    for block in blocks(pieces, _BLOCK):
+        rest += block
+        end = rest.rfind("\n") + 1
+        if not end and len(rest) > _LONG_LINE:
+            # A tag may have begun in the last characters.
+            opened = max(rest.rfind("<", len(rest) - _TAG), rest.rfind("[", len(rest) - _TAG))
+            end = opened if opened > 0 else len(rest)
+        if end:
+            yield safe(rest[:end])
+            rest = rest[end:]
+    if rest:
+        yield safe(rest)
 
 
 def check(paths: Sequence[Path]) -> None:
