@@ -11,6 +11,8 @@ from qwenlong.core.reading import Refused, check_depth, load_json, no_constant, 
 
 #: Characters read at a time.
 _BLOCK = 1 << 16
+#: Characters that a number may lack and still look like one with something behind it.
+_NUMBER = 8
 _BLANK = re.compile(r"[ \t\n\r]*")
 
 
@@ -60,7 +62,8 @@ def _items(read: Callable[[int], str], text: str, max_depth: int, max_item: int)
             if follows == "]":
                 break
             continue
-        if ended or follows:
+        # "1" and "." may be the beginning of a number whose rest was not read yet.
+        if ended or (follows and len(text) - end > _NUMBER):
             reason = f"{follows!r} behind it" if follows else reason
             raise Refused("unreadable", f"is not JSON (item {number} of its array: {reason}); mend it")
         text, at = text[at:], 0
