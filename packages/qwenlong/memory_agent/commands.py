@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Answer questions about documents longer than the model's window.", no_args_is_help=True)
 answer_app = typer.Typer()
 
-Documents = Annotated[list[Path], typer.Option("--document", help="text, Markdown, HTML, JSON or PDF file; repeat it")]
+Documents = Annotated[
+    list[Path],
+    typer.Option("--document", help="file or folder (see docs/memory_agent.md), or - for standard input; repeat it"),
+]
 Question = Annotated[str, typer.Option("--question", help="what to find out, and how to write the answer")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 Temperature = Annotated[float, typer.Option(help="sampling temperature; 0 is greedy")]
@@ -65,6 +69,7 @@ def answer(
     import asyncio
 
     from qwenlong.core.files import digest_path
+    from qwenlong.memory_agent import documents
 
     with reported():
         config = options.agent_config(
@@ -82,11 +87,11 @@ def answer(
             prompts=prompts,
         )
         settings = config.model_dump() | {"temperature": temperature, "top_p": top_p, "seed": seed}
-        text = _read(document)
+        documents.check(document)
         backend = _open(model, base_url, tokenizer, api_key_env)
         limit = window if window is not None else backend.window
         address = base_url or (digest_path(model) if journal is not None else "")
-        result, sections = asyncio.run(_fold(question, text, backend, config, settings, limit, journal, address))
+        result, sections = asyncio.run(_fold(question, document, backend, config, settings, limit, journal, address))
         if trace is not None:
             _write_trace(trace, question, result, sections, model)
         typer.echo(json.dumps(_summary(result), ensure_ascii=False) if as_json else result.answer)
@@ -134,31 +139,31 @@ def _open(model: str, base_url: str | None, tokenizer: str | None, api_key_env: 
 
 async def _fold(
     question: str,
-    text: str,
+    paths: Sequence[Path],
     backend: Backend,
     config: AgentConfig,
     settings: dict[str, Any],
     window: int | None,
     journal: Path | None,
     address: str,
-) -> tuple[Result, list[str]]:
+) -> tuple[Result, Sequence[str]]:
     from contextlib import nullcontext
 
     from qwenlong.core.files import digest_value
     from qwenlong.core.progress import Progress
     from qwenlong.memory_agent import backends, loop
-    from qwenlong.memory_agent.chunking import split
+    from qwenlong.memory_agent.documents import chunks
     from qwenlong.memory_agent.journal import Journal
     from qwenlong.memory_agent.prompting import Prompts
 
     tokenizer = backend.tokenizer
     prompts = Prompts(config.prompts, tokenizer)
     # Made harmless first: the tokens of a chunk are those that the prompt shows.
-    sections = split(prompts.safe(text), tokenizer, config.chunk_tokens)
+    sections, _ = chunks(paths, tokenizer, config.chunk_tokens, prompts.safe)
     generate = backends.generator(
         backend, temperature=settings["temperature"], top_p=settings["top_p"], seed=settings["seed"]
     )
-    key = digest_value([question, text, backend.name, address, tokenizer.digest, settings, prompts.digest])
+    key = digest_value([question, sections.digest, backend.name, address, tokenizer.digest, settings, prompts.digest])
     book = Journal(journal / f"{key[:24]}.jsonl") if journal is not None else None
     with book if book is not None else nullcontext(), Progress("reading", len(sections) + 2, "call") as progress:
         folding = loop.fold(
@@ -220,7 +225,7 @@ def _summary(result: Result) -> dict[str, Any]:
     }
 
 
-def _write_trace(path: Path, question: str, result: Result, sections: list[str], model: str) -> None:
+def _write_trace(path: Path, question: str, result: Result, sections: Sequence[str], model: str) -> None:
     import jinja2
 
     from qwenlong.core.files import write_text
