@@ -154,10 +154,14 @@ def open_backend(
     tokenizer: str | None = None,
     api_key_env: str | None = None,
     dtype: str = "float32",
+    timeout: float = 600.0,
+    retries: int = 4,
+    concurrency: int = 32,
 ) -> Backend:
     """Return a model behind `base_url`, or without one the model directory `model`, loaded here.
 
-    `tokenizer` (default: the model's own) counts tokens for an endpoint.
+    `tokenizer` (default: the model's own) counts tokens for an endpoint. `timeout` (seconds of one try), `retries` and
+    `concurrency` (requests in flight) are those of `core.config.EndpointConfig`.
 
     Raises UsageError naming what is missing.
     """
@@ -165,7 +169,14 @@ def open_backend(
         from qwenlong.core.config import EndpointConfig
         from qwenlong.core.llm import Client
 
-        endpoint = EndpointConfig(base_url=base_url, model=model, api_key_env=api_key_env)
+        endpoint = EndpointConfig(
+            base_url=base_url,
+            model=model,
+            api_key_env=api_key_env,
+            timeout_seconds=timeout,
+            retries=retries,
+            concurrency=concurrency,
+        )
         return EndpointBackend(Client(endpoint, None), model, find_tokenizer(tokenizer or model))
     folder = Path(model)
     if not (folder / "config.json").is_file():

@@ -10,12 +10,14 @@ import typer
 
 from qwenlong.core.console import reported
 from qwenlong.core.errors import QwenlongError, UsageError
+from qwenlong.memory_agent import batch_command
 
 if TYPE_CHECKING:
     from qwenlong.memory_agent.backends import Backend
     from qwenlong.memory_agent.loop import Result
 
 app = typer.Typer(help="Answer questions about documents longer than the model's window.", no_args_is_help=True)
+app.command("batch")(batch_command.batch)
 answer_app = typer.Typer()
 
 Documents = Annotated[list[Path], typer.Option("--document", help="text, Markdown, HTML, JSON or PDF file; repeat it")]
@@ -57,20 +59,22 @@ def answer(
     import asyncio
 
     from qwenlong.core.files import digest_path
+    from qwenlong.memory_agent import answering
+    from qwenlong.memory_agent.trace import write_trace
 
     with reported():
         if mode != "paper":
             raise UsageError(f"--mode {mode!r} is not there; use paper")
-        settings = _settings(chunk_tokens, memory_tokens, answer_tokens)
+        settings = answering.settings_of(chunk_tokens, memory_tokens, answer_tokens)
         settings |= {"temperature": temperature, "top_p": top_p, "seed": seed}
         text = _read(document)
         backend = _open(model, base_url, tokenizer, api_key_env)
         limit = window if window is not None else backend.window
-        address = base_url or (digest_path(model) if journal is not None else "")
-        result, sections = asyncio.run(_fold(question, text, backend, settings, limit, journal, address))
+        weights = digest_path(model) if journal is not None and base_url is None else ""
+        result, sections = asyncio.run(_fold(question, text, backend, settings, limit, journal, weights))
         if trace is not None:
-            _write_trace(trace, question, result, sections, model)
-        typer.echo(json.dumps(_summary(result), ensure_ascii=False) if as_json else result.answer)
+            write_trace(trace, question, result, sections, model)
+        typer.echo(json.dumps(answering.summary(result), ensure_ascii=False) if as_json else result.answer)
         if not result.answer:
             raise QwenlongError(
                 f"no answer: the last turn ended by {result.steps[-1].turn.finish_reason!r} without one; "
@@ -101,13 +105,6 @@ def one_pass(
             raise QwenlongError("no answer: the output limit fell inside the thinking; raise --max-tokens")
 
 
-def _settings(chunk: int | None, memory: int | None, answer_limit: int | None) -> dict[str, Any]:
-    from qwenlong.core.config import AgentConfig
-
-    given = {"chunk_tokens": chunk, "memory_tokens": memory, "answer_tokens": answer_limit}
-    return AgentConfig(**{name: value for name, value in given.items() if value is not None}).model_dump()
-
-
 def _read(paths: list[Path]) -> str:
     from qwenlong.memory_agent.documents import render
 
@@ -127,39 +124,34 @@ async def _fold(
     settings: dict[str, Any],
     window: int | None,
     journal: Path | None,
-    address: str,
+    weights: str,
 ) -> tuple[Result, list[str]]:
     from contextlib import nullcontext
 
-    from qwenlong.core import templates
     from qwenlong.core.files import digest_value
     from qwenlong.core.progress import Progress
-    from qwenlong.memory_agent import backends, loop
+    from qwenlong.memory_agent import answering, backends
     from qwenlong.memory_agent.chunking import split
-    from qwenlong.memory_agent.journal import Journal
+    from qwenlong.memory_agent.journal import Journal, place
 
-    tokenizer = backend.tokenizer
-    sections = split(text, tokenizer, settings["chunk_tokens"])
+    sections = split(text, backend.tokenizer, settings["chunk_tokens"])
     generate = backends.generator(
         backend, temperature=settings["temperature"], top_p=settings["top_p"], seed=settings["seed"]
     )
-    key = digest_value([question, text, backend.name, address, tokenizer.digest, settings, templates.digest()])
-    book = Journal(journal / f"{key[:24]}.jsonl") if journal is not None else None
+    owner = answering.belongs_to(question, None, digest_value(text), backend, weights, settings)
+    book = Journal(place(journal, owner), owner) if journal is not None else None
     with book if book is not None else nullcontext(), Progress("reading", len(sections) + 2, "call") as progress:
-        folding = loop.fold(
-            question,
-            "",
-            sections,
-            book.wrap(generate) if book is not None else generate,
-            tokenizer=tokenizer,
-            memory_tokens=settings["memory_tokens"],
-            answer_tokens=settings["answer_tokens"],
-            window=window,
-            split_request=True,
-            on_step=lambda step: progress.advance(status=step.status),
-        )
         try:
-            result = await folding
+            result = await answering.ask(
+                question,
+                None,
+                sections,
+                backend,
+                book.wrap(generate) if book is not None else generate,
+                settings,
+                window=window,
+                on_step=lambda step: progress.advance(status=step.status),
+            )
         finally:
             await backend.close()
     return result, sections
@@ -188,29 +180,3 @@ async def _one_pass(
         "prompt_tokens": turn.prompt_tokens,
         "completion_tokens": turn.completion_tokens,
     }
-
-
-def _summary(result: Result) -> dict[str, Any]:
-    return {
-        "answer": result.answer,
-        "memory": result.memory,
-        "chunks": result.chunks(),
-        "calls": len(result.steps),
-        "prompt_tokens": sum(step.turn.prompt_tokens for step in result.steps),
-        "completion_tokens": sum(step.turn.completion_tokens for step in result.steps),
-        "steps": [step.summary() for step in result.steps],
-    }
-
-
-def _write_trace(path: Path, question: str, result: Result, sections: list[str], model: str) -> None:
-    import jinja2
-
-    from qwenlong.core.files import write_text
-
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "pages")
-    page = jinja2.Environment(loader=loader, autoescape=True).get_template("trace.html.j2")
-    # Sections stand at the index of the turn that read them.
-    unread = iter(sections)
-    aligned = [next(unread) if step.kind == "update" else "" for step in result.steps]
-    values = {"question": question, "result": result, "sections": aligned, "chunks": result.chunks(), "model": model}
-    write_text(path, page.render(values))

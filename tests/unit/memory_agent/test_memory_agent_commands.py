@@ -46,7 +46,8 @@ def test_an_endpoint_answers_with_one_call_a_chunk(tmp_path: Path, tokenizer: To
         done = RUN.invoke(app, arguments(tmp_path, tokenizer, url, "--json", "--trace", str(trace)))
     assert done.exit_code == 0, done.output
     reply = json.loads(done.stdout)
-    assert set(reply) == {"answer", "memory", "chunks", "calls", "prompt_tokens", "completion_tokens", "steps"}
+    keys = {"answer", "memory", "clean", "chunks", "calls", "prompt_tokens", "completion_tokens", "steps"}
+    assert set(reply) == keys and reply["clean"] is True
     total = reply["chunks"]["total"]
     assert reply["answer"] == "Anna" and total >= 3
     assert reply["chunks"] == {"total": total, "read": total, "skipped": 0, "failed": 0}
