@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import digest_path, digest_value
@@ -21,9 +21,9 @@ class Item(BaseModel):
     A path is looked for beside the list, then in the working directory.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"\S")]
+    id: Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S", coerce_numbers_to_str=True)]
     question: _Said
     document: _Said | tuple[_Said, ...] | None = None
     text: _Said | None = None
