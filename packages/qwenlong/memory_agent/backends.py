@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,9 +40,11 @@ def generator(backend: Backend, *, temperature: float, top_p: float, seed: int) 
 
     async def generate(messages: Messages, max_tokens: int, turn_index: int) -> Turn:
         turn_seed = seeds.derive(seed, "turn", turn_index)
-        return await backend.complete(
+        began = time.monotonic()
+        turn = await backend.complete(
             messages, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=turn_seed
         )
+        return replace(turn, seconds=round(time.monotonic() - began, 3))
 
     return generate
 
@@ -156,12 +160,13 @@ def open_backend(
     dtype: str = "float32",
     timeout: float = 600.0,
     retries: int = 4,
+    deadline: float | None = None,
     concurrency: int = 32,
 ) -> Backend:
     """Return a model behind `base_url`, or without one the model directory `model`, loaded here.
 
-    `tokenizer` (default: the model's own) counts tokens for an endpoint. `timeout` (seconds of one try), `retries` and
-    `concurrency` (requests in flight) are those of `core.config.EndpointConfig`.
+    `tokenizer` (default: the model's own) counts tokens for an endpoint. `timeout` (seconds of one try), `retries`,
+    `deadline` (seconds of all tries) and `concurrency` (requests in flight) are those of `core.config.EndpointConfig`.
 
     Raises UsageError naming what is missing.
     """
@@ -175,6 +180,7 @@ def open_backend(
             api_key_env=api_key_env,
             timeout_seconds=timeout,
             retries=retries,
+            deadline_seconds=deadline,
             concurrency=concurrency,
         )
         return EndpointBackend(Client(endpoint, None), model, find_tokenizer(tokenizer or model))

@@ -10,19 +10,18 @@ from typing import Any
 
 from qwenlong.core.errors import QwenlongError
 from qwenlong.core.files import atomic_file, code_digest, digest_value
-from qwenlong.core.llm import Rejected, Unavailable
+from qwenlong.core.llm import Rejected
 from qwenlong.core.llm.asking import DENIED
 from qwenlong.core.progress import Progress
 from qwenlong.memory_agent import answering, journal
-from qwenlong.memory_agent.backends import Backend, generator
+from qwenlong.memory_agent.answering import Agent, EndpointDown, Patience
 from qwenlong.memory_agent.batch_items import Item
 from qwenlong.memory_agent.lockstep import Lockstep
 from qwenlong.memory_agent.loop import Generate, Messages, Result, Step, Turn
 
 #: Items under way for each request in flight: while one is cut into sections or written, another's request runs.
 AHEAD = 2
-#: Items that end in an outage, one after the other and per request in flight, until the rest is left: the endpoint
-#: is down.
+#: Requests in a row that come to nothing, for each in flight, until the endpoint counts as down.
 PATIENCE = 2
 
 
@@ -80,23 +79,21 @@ class Batch:
 
     def __init__(
         self,
-        backend: Backend,
-        settings: Mapping[str, Any],
+        agent: Agent,
         load: Callable[[Item], Sequence[str]],
         *,
         concurrency: int,
-        window: int | None = None,
         keep: Callable[[Item, Sequence[str], Result], None] | None = None,
     ) -> None:
-        self._backend, self._settings, self._window, self._load, self._keep = backend, settings, window, load, keep
+        self._agent, self._load, self._keep = agent, load, keep
         self.totals = Totals()
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._failed: dict[str, dict[str, Any]] = {}
-        self._in_a_row = 0
+        self._patience = Patience(max(answering.PATIENCE, PATIENCE * concurrency))
         self._gave_up = ""
         # A result that other code, or another window, made of the same turns may be another one.
-        self._made_by = digest_value([code_digest("memory_agent"), window])
+        self._made_by = digest_value([code_digest("memory_agent"), agent.window])
 
     async def run(self, jobs: Sequence[Job], out: Path) -> Totals:
         """Ask what no earlier run has finished, then write all results to `out` in the order of the list.
@@ -119,7 +116,8 @@ class Batch:
 
     def _waves(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """Return what starts together: with sections in front, questions over one document; else items one by one."""
-        shared = self._settings.get("order") == "section_first" and self._settings.get("parallel", 1) == 1
+        config = self._agent.config
+        shared = config.order == "section_first" and config.parallel == 1
         groups: dict[str, list[Job]] = {}
         for job in jobs:
             groups.setdefault(job.document if shared else job.item.id, []).append(job)
@@ -178,20 +176,9 @@ class Batch:
             group.step(name, step)
 
         with journal.Journal(job.file, job.belongs_to) as book:
-            result = await answering.ask(
-                job.item.question,
-                job.item.format,
-                sections,
-                self._backend,
-                group.wrap(book.wrap(self._generate()), name),
-                self._settings,
-                window=self._window,
-                on_step=on_step,
-            )
-            record = self._record(job, answering.summary(result))
-            if not result.answer:
-                reason = result.steps[-1].turn.finish_reason
-                record |= {"error": "NoAnswer", "detail": f"the last turn ended by {reason!r} without an answer"}
+            generate = group.wrap(book.wrap(self._generate()), name)
+            result = await self._agent.ask(job.item.question, job.item.format, sections, generate, on_step)
+            record = self._record(job, answering.summary(result), *_fault(result))
             if self._keep is not None:
                 await asyncio.to_thread(self._keep, job.item, sections, result)
             if answering.lasting(result):
@@ -200,11 +187,9 @@ class Batch:
             else:
                 # What the endpoint did not answer is asked again by the next run.
                 self._failed[name] = record
-        self._in_a_row = 0
 
     def _generate(self) -> Generate:
-        s = self._settings
-        ask = generator(self._backend, temperature=s["temperature"], top_p=s["top_p"], seed=s["seed"])
+        ask = self._patience.wrap(self._agent.generate())
 
         async def bounded(messages: Messages, max_tokens: int, turn_index: int) -> Turn:
             async with self._slots:
@@ -217,17 +202,15 @@ class Batch:
 
     def _saw(self, error: QwenlongError) -> None:
         """Take note of an item that failed: when the endpoint is down or refuses the key, the rest is not asked."""
-        outage = isinstance(error, Unavailable)
-        self._in_a_row = self._in_a_row + 1 if outage else self._in_a_row
         denied = isinstance(error, Rejected) and error.status in DENIED
-        if not self._gave_up and (denied or self._in_a_row >= PATIENCE * self._concurrency):
+        if not self._gave_up and (denied or isinstance(error, EndpointDown)):
             self._gave_up = str(error)
 
     def _record(
         self, job: Job, values: Mapping[str, Any], error: str | None = None, detail: str = ""
     ) -> dict[str, Any]:
-        used = {name: value for name, value in job.belongs_to.items() if name in ("settings", "tokenizer", "prompts")}
-        head = {"id": job.item.id, "model": self._backend.name, "settings": digest_value(used)[:16]}
+        head = {"id": job.item.id, "model": self._agent.backend.name}
+        head["settings"] = digest_value([self._agent.settings, self._agent.backend.tokenizer.digest])[:16]
         return {**head, "error": error, "detail": detail, **values}
 
     def _finished(self, job: Job) -> dict[str, Any] | None:
@@ -237,6 +220,16 @@ class Batch:
         entry = journal.decode(job.result.read_bytes().rstrip(b"\n"))
         whole = entry is not None and entry.get("made_by") == self._made_by
         return entry["record"] if entry is not None and whole else None
+
+
+def _fault(result: Result) -> tuple[str | None, str]:
+    """Return the name of what makes a result a failure, with a sentence on it; none where it is one to keep."""
+    lost = [step for step in result.steps if step.status == "failed"]
+    if lost:
+        return "Unavailable", f"{answering.shortcoming(result)}; the first: {lost[0].error}"
+    if not result.answer:
+        return "NoAnswer", f"the last turn ended by {result.steps[-1].turn.finish_reason!r} without an answer"
+    return None, ""
 
 
 async def _first(tasks: dict[asyncio.Task[None], int]) -> None:

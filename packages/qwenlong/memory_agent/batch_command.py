@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qwenlong.core.console import reported
 from qwenlong.core.errors import QwenlongError, UsageError
+from qwenlong.memory_agent import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from qwenlong.memory_agent.backends import Backend
+    from qwenlong.memory_agent.answering import Agent
     from qwenlong.memory_agent.batch import Job, Totals
     from qwenlong.memory_agent.batch_items import Item
     from qwenlong.memory_agent.loop import Result
@@ -30,37 +31,51 @@ def batch(
     base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible address, up to and with /v1")] = None,
     api_key_env: Annotated[str | None, typer.Option(help="environment variable that holds the key")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="directory or id; default: the model's")] = None,
-    chunk_tokens: Annotated[int | None, typer.Option(min=16, help="document tokens per turn [32000]")] = None,
-    memory_tokens: Annotated[int | None, typer.Option(min=8, help="output limit of an update [15000]")] = None,
-    answer_tokens: Annotated[int | None, typer.Option(min=8, help="output limit of the answer [12000]")] = None,
+    chunk_tokens: options.ChunkTokens = None,
+    memory_tokens: options.MemoryTokens = None,
+    answer_tokens: options.AnswerTokens = None,
     window: Annotated[int | None, typer.Option(help="window in tokens; default: a local model's own")] = None,
+    mode: options.Mode = "paper",
+    skip: options.Skip = None,
+    early_exit: options.EarlyExit = None,
+    recall_tokens: options.RecallTokens = None,
+    recall_chunks: options.RecallChunks = None,
+    parallel: options.Parallel = None,
+    order: options.Order = None,
+    repair: options.Repair = None,
+    prompts: options.PromptFolder = None,
     concurrency: Annotated[int, typer.Option(min=1, help="requests in flight")] = 32,
     journal: Annotated[
         Path | None, typer.Option(help="folder of turns and results; default: OUT.jsonl.journal")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="folder for an HTML page of each item that this run asks")] = None,
-    timeout: Annotated[float, typer.Option(min=0.001, help="seconds for one try of a request")] = 600.0,
-    retries: Annotated[int, typer.Option(min=0, help="tries of a request after the first")] = 4,
-    temperature: Annotated[float, typer.Option(help="sampling temperature; 0 is greedy")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="nucleus sampling")] = 0.95,
-    seed: Annotated[int, typer.Option(help="seed of the sampling")] = 17,
+    timeout: options.Timeout = 600.0,
+    retries: options.Retries = 4,
+    deadline: options.Deadline = None,
+    temperature: options.Temperature = 0.7,
+    top_p: options.TopP = 0.95,
+    seed: options.Seed = 17,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
     """Answer a list of questions through the memory agent; the same command goes on where it stopped."""
+    given = dict(locals())
     import asyncio
 
-    from qwenlong.core import ownership
-    from qwenlong.memory_agent.answering import settings_of
+    from dataclasses import asdict
+
+    from qwenlong.core import ownership, provenance
+    from qwenlong.core.config import AgentConfig
+    from qwenlong.core.files import digest_path, digest_value
+    from qwenlong.memory_agent.answering import Agent
     from qwenlong.memory_agent.backends import open_backend
     from qwenlong.memory_agent.batch import Batch
     from qwenlong.memory_agent.batch_items import read_items
 
     with reported():
+        config = options.agent_config(**{name: given[name] for name in AgentConfig.model_fields})
         items = read_items(source)
         if out.is_dir() or out.resolve() == source.resolve():
             raise UsageError(f"{out} cannot be the output: it is a folder or the list itself; name another file")
-        settings = settings_of(chunk_tokens, memory_tokens, answer_tokens)
-        settings |= {"temperature": temperature, "top_p": top_p, "seed": seed}
         folder = journal if journal is not None else out.with_name(f"{out.name}.journal")
         ownership.lock(folder / "lock", "agent batch", folder)
         backend = open_backend(
@@ -70,17 +85,14 @@ def batch(
             api_key_env=api_key_env,
             timeout=timeout,
             retries=retries,
+            deadline=deadline,
             concurrency=concurrency,
         )
-        jobs = _jobs(items, source.parent, folder, backend, "" if base_url else model, settings)
-        work = Batch(
-            backend,
-            settings,
-            _loader(source.parent, backend, settings["chunk_tokens"]),
-            concurrency=concurrency,
-            window=window if window is not None else backend.window,
-            keep=None if trace is None else _tracer(trace, model),
-        )
+        limit = window if window is not None else backend.window
+        agent = Agent(backend, config, temperature, top_p, seed, limit, "" if base_url else digest_path(model))
+        jobs = _jobs(items, source.parent, folder, agent)
+        keep = None if trace is None else _tracer(trace, model)
+        work = Batch(agent, _loader(source.parent, agent), concurrency=concurrency, keep=keep)
 
         async def run() -> Totals:
             try:
@@ -88,34 +100,36 @@ def batch(
             finally:
                 await backend.close()
 
-        _report(asyncio.run(run()), out, as_json)
+        totals = asyncio.run(run())
+        provenance.sidecar(
+            out,
+            inputs={"list": source},
+            config=agent.settings | {"model": model, "window": limit},
+            packages=("memory_agent", "inference"),
+            seed=seed,
+            extra={"documents": digest_value([job.document for job in jobs]), "totals": asdict(totals)},
+        )
+        _report(totals, out, as_json)
 
 
-def _jobs(
-    items: Sequence[Item], beside: Path, folder: Path, backend: Backend, weights: str, settings: dict[str, Any]
-) -> list[Job]:
-    from qwenlong.core.files import digest_path
-    from qwenlong.memory_agent.answering import belongs_to
+def _jobs(items: Sequence[Item], beside: Path, folder: Path, agent: Agent) -> list[Job]:
     from qwenlong.memory_agent.batch import Job
     from qwenlong.memory_agent.journal import place
 
     known: dict[Path, str] = {}
-    bytes_of = digest_path(weights) if weights else ""
     jobs = []
     for item in items:
         document = item.digest(beside, known)
-        owner = belongs_to(item.question, item.format, document, backend, bytes_of, settings) | {"item": item.id}
+        owner = agent.belongs_to(item.question, item.format, document) | {"item": item.id}
         jobs.append(Job(item, document, owner, place(folder, owner)))
     return jobs
 
 
-def _loader(beside: Path, backend: Backend, chunk_tokens: int) -> Callable[[Item], Sequence[str]]:
-    from qwenlong.memory_agent.chunking import split
+def _loader(beside: Path, agent: Agent) -> Callable[[Item], Sequence[str]]:
     from qwenlong.memory_agent.documents import render
 
     def load(item: Item) -> Sequence[str]:
-        text = render(item.paths(beside)) if item.text is None else item.text
-        return split(text, backend.tokenizer, chunk_tokens)
+        return agent.sections(render(item.paths(beside)) if item.text is None else item.text)
 
     return load
 

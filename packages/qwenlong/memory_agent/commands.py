@@ -10,9 +10,10 @@ import typer
 
 from qwenlong.core.console import reported
 from qwenlong.core.errors import QwenlongError, UsageError
-from qwenlong.memory_agent import batch_command
+from qwenlong.memory_agent import batch_command, options
 
 if TYPE_CHECKING:
+    from qwenlong.memory_agent.answering import Agent, Patience
     from qwenlong.memory_agent.backends import Backend
     from qwenlong.memory_agent.loop import Result
 
@@ -23,9 +24,6 @@ answer_app = typer.Typer()
 Documents = Annotated[list[Path], typer.Option("--document", help="text, Markdown, HTML, JSON or PDF file; repeat it")]
 Question = Annotated[str, typer.Option("--question", help="what to find out, and how to write the answer")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-Temperature = Annotated[float, typer.Option(help="sampling temperature; 0 is greedy")]
-TopP = Annotated[float, typer.Option(help="nucleus sampling")]
-Seed = Annotated[int, typer.Option(help="seed of the sampling")]
 
 
 @app.callback()
@@ -41,18 +39,27 @@ def answer(
     base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible address, up to and with /v1")] = None,
     api_key_env: Annotated[str | None, typer.Option(help="environment variable that holds the key")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="directory or id; default: the model's")] = None,
-    chunk_tokens: Annotated[int | None, typer.Option(min=16, help="document tokens per turn [32000]")] = None,
-    memory_tokens: Annotated[int | None, typer.Option(min=8, help="output limit of an update [15000]")] = None,
-    answer_tokens: Annotated[int | None, typer.Option(min=8, help="output limit of the answer [12000]")] = None,
+    chunk_tokens: options.ChunkTokens = None,
+    memory_tokens: options.MemoryTokens = None,
+    answer_tokens: options.AnswerTokens = None,
     window: Annotated[int | None, typer.Option(help="window in tokens; default: a local model's own")] = None,
-    mode: Annotated[
-        str, typer.Option(help="paper: one call to split the query, one per chunk, one to answer (the only mode)")
-    ] = "paper",
+    mode: options.Mode = "paper",
+    skip: options.Skip = None,
+    early_exit: options.EarlyExit = None,
+    recall_tokens: options.RecallTokens = None,
+    recall_chunks: options.RecallChunks = None,
+    parallel: options.Parallel = None,
+    order: options.Order = None,
+    repair: options.Repair = None,
+    prompts: options.PromptFolder = None,
     journal: Annotated[Path | None, typer.Option(help="folder of finished turns; the same command resumes")] = None,
     trace: Annotated[Path | None, typer.Option(help="HTML page to write with every turn")] = None,
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.95,
-    seed: Seed = 17,
+    timeout: options.Timeout = 600.0,
+    retries: options.Retries = 4,
+    deadline: options.Deadline = None,
+    temperature: options.Temperature = 0.7,
+    top_p: options.TopP = 0.95,
+    seed: options.Seed = 17,
     as_json: AsJson = False,
 ) -> None:
     """Read documents chunk by chunk into a memory, then answer from it."""
@@ -60,21 +67,43 @@ def answer(
 
     from qwenlong.core.files import digest_path
     from qwenlong.memory_agent import answering
+    from qwenlong.memory_agent.backends import open_backend
     from qwenlong.memory_agent.trace import write_trace
 
     with reported():
-        if mode != "paper":
-            raise UsageError(f"--mode {mode!r} is not there; use paper")
-        settings = answering.settings_of(chunk_tokens, memory_tokens, answer_tokens)
-        settings |= {"temperature": temperature, "top_p": top_p, "seed": seed}
+        config = options.agent_config(
+            chunk_tokens=chunk_tokens,
+            memory_tokens=memory_tokens,
+            answer_tokens=answer_tokens,
+            mode=mode,
+            skip=skip,
+            early_exit=early_exit,
+            recall_tokens=recall_tokens,
+            recall_chunks=recall_chunks,
+            parallel=parallel,
+            order=order,
+            repair=repair,
+            prompts=prompts,
+        )
         text = _read(document)
-        backend = _open(model, base_url, tokenizer, api_key_env)
+        backend = open_backend(
+            model,
+            base_url=base_url,
+            tokenizer=tokenizer,
+            api_key_env=api_key_env,
+            timeout=timeout,
+            retries=retries,
+            deadline=deadline,
+        )
         limit = window if window is not None else backend.window
         weights = digest_path(model) if journal is not None and base_url is None else ""
-        result, sections = asyncio.run(_fold(question, text, backend, settings, limit, journal, weights))
+        agent = answering.Agent(backend, config, temperature, top_p, seed, limit, weights)
+        result, sections = asyncio.run(_fold(question, text, agent, journal, answering.Patience()))
         if trace is not None:
             write_trace(trace, question, result, sections, model)
         typer.echo(json.dumps(answering.summary(result), ensure_ascii=False) if as_json else result.answer)
+        if result.answer and not result.clean:
+            typer.echo(f"warning: not clean, {answering.shortcoming(result)}", err=True)
         if not result.answer:
             raise QwenlongError(
                 f"no answer: the last turn ended by {result.steps[-1].turn.finish_reason!r} without one; "
@@ -88,17 +117,19 @@ def one_pass(
     question: Question,
     model: Annotated[str, typer.Option(help="model directory, loaded here")],
     max_tokens: Annotated[int | None, typer.Option(min=1, help="output limit; default: the rest of the window")] = None,
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.95,
-    seed: Seed = 17,
+    temperature: options.Temperature = 0.7,
+    top_p: options.TopP = 0.95,
+    seed: options.Seed = 17,
     as_json: AsJson = False,
 ) -> None:
     """Answer from whole documents in one pass, without a server."""
     import asyncio
 
+    from qwenlong.memory_agent.backends import open_backend
+
     with reported():
         text = _read(document)
-        backend = _open(model, None, None, None)
+        backend = open_backend(model)
         reply = asyncio.run(_one_pass(question, text, backend, max_tokens, temperature, top_p, seed))
         typer.echo(json.dumps(reply, ensure_ascii=False) if as_json else reply["answer"])
         if not reply["answer"]:
@@ -111,49 +142,30 @@ def _read(paths: list[Path]) -> str:
     return render(paths)
 
 
-def _open(model: str, base_url: str | None, tokenizer: str | None, api_key_env: str | None) -> Backend:
-    from qwenlong.memory_agent.backends import open_backend
-
-    return open_backend(model, base_url=base_url, tokenizer=tokenizer, api_key_env=api_key_env)
-
-
 async def _fold(
-    question: str,
-    text: str,
-    backend: Backend,
-    settings: dict[str, Any],
-    window: int | None,
-    journal: Path | None,
-    weights: str,
+    question: str, text: str, agent: Agent, journal: Path | None, patience: Patience
 ) -> tuple[Result, list[str]]:
     from contextlib import nullcontext
 
     from qwenlong.core.files import digest_value
     from qwenlong.core.progress import Progress
-    from qwenlong.memory_agent import answering, backends
-    from qwenlong.memory_agent.chunking import split
     from qwenlong.memory_agent.journal import Journal, place
 
-    sections = split(text, backend.tokenizer, settings["chunk_tokens"])
-    generate = backends.generator(
-        backend, temperature=settings["temperature"], top_p=settings["top_p"], seed=settings["seed"]
-    )
-    owner = answering.belongs_to(question, None, digest_value(text), backend, weights, settings)
+    sections = agent.sections(text)
+    owner = agent.belongs_to(question, None, digest_value(text))
     book = Journal(place(journal, owner), owner) if journal is not None else None
+    generate = patience.wrap(agent.generate())
     with book if book is not None else nullcontext(), Progress("reading", len(sections) + 2, "call") as progress:
         try:
-            result = await answering.ask(
+            result = await agent.ask(
                 question,
                 None,
                 sections,
-                backend,
                 book.wrap(generate) if book is not None else generate,
-                settings,
-                window=window,
                 on_step=lambda step: progress.advance(status=step.status),
             )
         finally:
-            await backend.close()
+            await agent.backend.close()
     return result, sections
 
 

@@ -33,9 +33,9 @@ class Lockstep:
                 self._waiting.pop(waiter, None)
 
     def step(self, name: str, step: Step) -> None:
-        """Take note of a member's step: an update ends a section."""
-        if step.kind == "update" and name in self._read:
-            self._read[name] += 1
+        """Take note of a member's step: a section is read when its update, or the repair of it, is of use."""
+        if step.chunk is not None and (step.used or step.kind == "repair"):
+            self._read[name] = step.chunk + 1
             self._wake()
 
     def leave(self, name: str) -> None:

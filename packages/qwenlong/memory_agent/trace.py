@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong.core.files import digest_value, write_text
+from qwenlong.memory_agent.answering import shortcoming
 from qwenlong.memory_agent.loop import Result, Step
 from qwenlong.memory_agent.memory_diff import Piece, clipped, diff, shortened
 
@@ -77,7 +78,7 @@ def render(question: str, result: Result, sections: Sequence[str], model: str) -
         "plan": clipped(result.plan, MOST, 0),
         "model": model,
         "clean": result.clean,
-        "lost": _lost(result),
+        "lost": shortcoming(result),
         "tiles": _tiles(result),
         "rows": rows,
         "wrong": _faults(rows),
@@ -157,15 +158,6 @@ def _tiles(result: Result) -> list[tuple[str, str]]:
     found += [("waiting for the model", f"{seconds:,.1f} s")] if seconds else []
     ended = Counter(turn.finish_reason for turn in turns)
     return found + [(f"ended by {reason}", f"{count:,}") for reason, count in ended.most_common(4)]
-
-
-def _lost(result: Result) -> str:
-    counts = result.chunks()
-    if counts["failed"]:
-        return f"{counts['failed']} of {counts['total']} sections left no trace in the memory."
-    if not result.answer:
-        return "There is no answer."
-    return "The answer, or a memory that others were merged into, was cut off or lost."
 
 
 def _curve(sizes: Sequence[int]) -> dict[str, Any] | None:
