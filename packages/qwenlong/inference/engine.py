@@ -231,11 +231,28 @@ def eos_ids(path: str | Path) -> set[int]:
     return ids
 
 
+def place(dtype: str | None, device: str | None) -> tuple[str, str]:
+    """Return dtype and device of a model for inference: what is named, else bfloat16 on a GPU and float32 on CPUs.
+
+    Raises UsageError for names that torch does not know and devices that are not here.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        kind = torch.device(device).type
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} is not here; use cpu, or cuda where there is a GPU") from error
+    dtype = dtype or ("float32" if kind == "cpu" else "bfloat16")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UsageError(f"dtype {dtype!r} is no type of weights to compute with; use float32, bfloat16 or float16")
+    return dtype, device
+
+
 def load_generator(
-    path: str | Path, dtype: str = "float32", max_batch_tokens: int = 65536
+    path: str | Path, dtype: str = "float32", device: str | None = None, max_batch_tokens: int = 65536
 ) -> tuple[Generator, Tokenizer]:
     """Load a directory as a Generator with the ids that end its responses, and its tokenizer."""
-    model, tokenizer = load_model(path, dtype)
+    model, tokenizer = load_model(path, dtype, device)
     ends = eos_ids(path)
     # Padding is masked, so any id does; the end token always exists.
     return Generator(model, ends, tokenizer.eos_id, max_batch_tokens), tokenizer

@@ -10,6 +10,7 @@ import typer
 
 from qwenlong.core.console import reported
 from qwenlong.core.errors import QwenlongError, UsageError
+from qwenlong.memory_agent.serve_command import serve
 
 if TYPE_CHECKING:
     from qwenlong.memory_agent.backends import Backend
@@ -76,6 +77,9 @@ def answer(
                 f"no answer: the last turn ended by {result.steps[-1].turn.finish_reason!r} without one; "
                 "raise --answer-tokens, or look at --trace"
             )
+
+
+app.command("serve")(serve)
 
 
 @answer_app.command("answer")
