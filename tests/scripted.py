@@ -17,8 +17,10 @@ from typing import Any
 class Endpoint(ThreadingHTTPServer):
     """`answer(body)` gives a text, or a dict with any of status, text, body (bytes), headers, finish, pause, drop.
 
-    A request with `stream` gets the text word by word; `torn` ends the stream after the first one. `drop` closes the connection before a reply, `reset` with a TCP reset in the middle of one. `paid` counts the
-    requests that were answered with a whole completion, by their body as JSON.
+    `drop` closes the connection before a reply, `reset` with a TCP reset in the middle of one. A request with `stream`
+    gets the text word by word, `between` seconds apart; `torn` ends the stream after the first word, and `hung_up`
+    counts streams that the client left. `paid` counts the requests that were answered with a whole completion, by
+    their body as JSON.
     """
 
     daemon_threads = True

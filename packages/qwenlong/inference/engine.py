@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,17 @@ class Generator:
         self.lock = threading.Lock()
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sequence[Sampling],
+        seeds: Sequence[int],
+        unwanted: Callable[[int], bool] = lambda row: False,
     ) -> list[Generation]:
         """Return a response per prompt, in order. A row depends on its prompt, sampling and seed, not on other rows.
 
         Other rows change its numbers by float noise, which moves a token about once in a million; their order in the
-        call changes nothing at all, since rows are worked off in an order of their own.
+        call changes nothing at all, since rows are worked off in an order of their own. A row that becomes `unwanted`
+        (asked at each token) ends there, cut short like one that reached its limit.
         Raises UsageError for lists of unequal length and empty prompts.
         """
         if not len(prompts) == len(sampling) == len(seeds):
@@ -84,14 +90,19 @@ class Generator:
             self.model.eval()
             try:
                 for batch in _batches(prompts, sampling, self.max_batch_tokens):
-                    self._run(batch, sampling, seeds, results)
+                    self._run(batch, sampling, seeds, results, lambda row: unwanted(order[row]))
             finally:
                 self.model.train(was_training)
         placed = dict(zip(order, results, strict=True))
         return [placed[row] for row in range(len(order))]
 
     def _run(
-        self, jobs: list[_Job], sampling: Sequence[Sampling], seeds: Sequence[int], results: list[Generation]
+        self,
+        jobs: list[_Job],
+        sampling: Sequence[Sampling],
+        seeds: Sequence[int],
+        results: list[Generation],
+        unwanted: Callable[[int], bool],
     ) -> None:
         device = next(self.model.parameters()).device
         width = max(len(job.prompt) for job in jobs)
@@ -117,7 +128,7 @@ class Generator:
                 if token in stops[n]:
                     result.finish_reason = "stop"
                     alive[n] = False
-                elif len(result.token_ids) >= sampling[rows[n]].max_new_tokens:
+                elif len(result.token_ids) >= sampling[rows[n]].max_new_tokens or unwanted(rows[n]):
                     alive[n] = False
             living = [n for n, lives in enumerate(alive) if lives]
             if not living:
@@ -258,10 +269,14 @@ def load_generator(
     return Generator(model, ends, tokenizer.eos_id, max_batch_tokens), tokenizer
 
 
+def _is_done(futures: Sequence[asyncio.Future[Generation]], row: int) -> bool:
+    return futures[row].done()
+
+
 class Local:
     """An asynchronous front to a Generator: whatever waits when it is idle becomes one batch.
 
-    Use it from one event loop at a time.
+    Use it from one event loop at a time. A caller that is cancelled takes its row out of the batch.
     """
 
     def __init__(self, generator: Generator) -> None:
@@ -288,7 +303,10 @@ class Local:
                 return
             prompts, samplings, seeds, futures = zip(*batch, strict=True)
             try:
-                results = await asyncio.to_thread(self._generator.generate, prompts, samplings, seeds)
+                # A caller that was cancelled has a future that is done.
+                results = await asyncio.to_thread(
+                    self._generator.generate, prompts, samplings, seeds, partial(_is_done, futures)
+                )
             except Exception as error:  # every caller of the batch gets it
                 for future in futures:
                     if not future.done():

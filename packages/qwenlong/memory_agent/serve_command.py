@@ -10,8 +10,10 @@ import typer
 
 from qwenlong.core.console import reported
 from qwenlong.core.errors import ConfigError, UsageError
+from qwenlong.memory_agent import options
 
 if TYPE_CHECKING:
+    from qwenlong.core.config import AgentConfig
     from qwenlong.memory_agent.backends import Backend
 
 
@@ -24,10 +26,18 @@ def serve(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0 takes a free one")] = 8077,
     api_key_env: Annotated[str | None, typer.Option(help="variable with the key that clients must send")] = None,
-    chunk_tokens: Annotated[int | None, typer.Option(min=16, help="document tokens per turn, at most [32000]")] = None,
-    memory_tokens: Annotated[int | None, typer.Option(min=8, help="output limit of an update, at most [15000]")] = None,
-    answer_tokens: Annotated[int | None, typer.Option(min=8, help="limit of the answer, at most [12000]")] = None,
-    mode: Annotated[str, typer.Option(help="as for `answer`")] = "paper",
+    chunk_tokens: options.ChunkTokens = None,
+    memory_tokens: options.MemoryTokens = None,
+    answer_tokens: options.AnswerTokens = None,
+    mode: options.Mode = "paper",
+    skip: options.Skip = None,
+    early_exit: options.EarlyExit = None,
+    recall_tokens: options.RecallTokens = None,
+    recall_chunks: options.RecallChunks = None,
+    parallel: options.Parallel = None,
+    order: options.Order = None,
+    repair: options.Repair = None,
+    prompts: options.PromptFolder = None,
     temperature: Annotated[float, typer.Option(min=0, help="where a request names none")] = 0.7,
     top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="where a request names none")] = 0.95,
     seed: Annotated[int, typer.Option(help="where a request names none")] = 17,
@@ -43,9 +53,23 @@ def serve(
 ) -> None:
     """Serve /v1/chat/completions: what fits the window directly, longer documents through the agent."""
     with reported():
-        if mode != "paper":
-            raise UsageError(f"--mode {mode!r} is not there; use paper")
-        given = {"chunk_tokens": chunk_tokens, "memory_tokens": memory_tokens, "answer_tokens": answer_tokens}
+        sizes = {
+            "chunk_tokens": chunk_tokens,
+            "memory_tokens": memory_tokens,
+            "answer_tokens": answer_tokens,
+            "recall_tokens": recall_tokens,
+        }
+        config = options.agent_config(
+            **sizes,
+            mode=mode,
+            skip=skip,
+            early_exit=early_exit,
+            recall_chunks=recall_chunks,
+            parallel=parallel,
+            order=order,
+            repair=repair,
+            prompts=prompts,
+        )
         upstream = {"api_key_env": upstream_key_env, "timeout_seconds": timeout, "retries": retries}
         limits = {
             "request_bytes": max_request_mb * 2**20,
@@ -61,7 +85,8 @@ def serve(
             window,
             (host, port),
             _key(api_key_env),
-            {name: value for name, value in given.items() if value is not None},
+            config,
+            {name: value for name, value in sizes.items() if value is not None},
             {"temperature": temperature, "top_p": top_p, "seed": seed},
             upstream | {"concurrency": max_concurrent},
             limits,
@@ -85,6 +110,7 @@ def _serve(
     window: int | None,
     address: tuple[str, int],
     key: str | None,
+    config: AgentConfig,
     sizes: dict[str, int],
     sampling: dict[str, Any],
     upstream: dict[str, Any],
@@ -95,9 +121,9 @@ def _serve(
         from qwenlong.memory_agent import server
     except ImportError as error:
         raise UsageError(f"{error.name} is not installed; pip install 'qwenlong[agent]'") from error
-    from qwenlong.core.config import AgentConfig
     from qwenlong.core.logs import redact_text, setup
-    from qwenlong.memory_agent import guards, loop
+    from qwenlong.memory_agent import fitting, guards
+    from qwenlong.memory_agent.prompting import Prompts
     from qwenlong.memory_agent.service import Sampling, Service
 
     setup()
@@ -107,20 +133,11 @@ def _serve(
     with listening:
         backend = _backend(model, base_url, tokenizer, upstream, local)
         room = window or backend.window or _stated(model, base_url, tokenizer, upstream)
-        if sizes:
-            # What was asked for by name is refused, not shrunk, where no question at all would leave room for it.
-            whole = AgentConfig(**sizes)
-            prompt = backend.tokenizer.count_chat(loop.update_messages("", "", "", "", 99999, 99999))
-            needed = {"prompt": prompt, "slack": loop.SLACK_TOKENS}
-            needed |= {"chunk": sizes.get("chunk_tokens", 0), "memory": 2 * sizes.get("memory_tokens", 0)}
-            if sum(needed.values()) > room or whole.answer_tokens > room and "answer_tokens" in sizes:
-                shown = " + ".join(f"{name} {tokens}" for name, tokens in needed.items())
-                raise UsageError(
-                    f"an update needs {sum(needed.values())} tokens ({shown}), the answer up to "
-                    f"{whole.answer_tokens}, and the window has {room}; lower --chunk-tokens, --memory-tokens or "
-                    "--answer-tokens, or leave them out"
-                )
-        service = Service(backend, AgentConfig(**sizes), room, Sampling(**sampling))
+        prompts = Prompts(config.prompts, backend.tokenizer)
+        # What was asked for by name is refused, not shrunk, where no question at all would leave room for it.
+        small = config.model_copy(update={**fitting.LEAST, "recall_tokens": 0} | sizes)
+        fitting.check(small, "", prompts, backend.tokenizer, room)
+        service = Service(backend, config, room, Sampling(**sampling))
         bounds = guards.Bounds(**limits)
         names = frozenset({backend.name, model if base_url is None and Path(model).name == model else backend.name})
         app = server.application(service, names, key, bounds, address[0])
@@ -138,9 +155,18 @@ def _backend(
 
     if base_url is None:
         return backends.open_backend(model, **local)
+    import httpx
+
     from qwenlong.core.config import EndpointConfig
     from qwenlong.core.llm import Client
+    from qwenlong.core.logs import redact_text
 
+    try:
+        address = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        address = httpx.URL("")
+    if address.scheme not in ("http", "https") or not address.host:
+        raise UsageError(f"--base-url {redact_text(base_url)!r} is no address; give http://HOST:PORT/v1")
     endpoint = EndpointConfig(base_url=base_url, model=model, **upstream)
     tokens = backends.find_tokenizer(tokenizer or model)
     return backends.EndpointBackend(Client(endpoint, None, private=True), model, tokens)

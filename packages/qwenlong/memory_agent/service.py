@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwenlong.core import seeds, templates
+from qwenlong.core import seeds
 from qwenlong.core.config import AgentConfig
 from qwenlong.core.errors import UsageError
 from qwenlong.memory_agent import asked, backends, loop
 from qwenlong.memory_agent.backends import Backend
+from qwenlong.memory_agent.budget import SLACK_TOKENS
 from qwenlong.memory_agent.chat_request import ChatRequest, cut_at_stops, refuse
 from qwenlong.memory_agent.chunking import split
+from qwenlong.memory_agent.fitting import fitted
+from qwenlong.memory_agent.prompting import Prompts
 
 #: Characters per token above which a chat is long without being counted: reading all of it would be for nothing.
 SURELY_LONG = 64
@@ -46,16 +49,17 @@ class Reply:
 class Service:
     """A model with its window, and the agent's settings.
 
-    `sizes` are upper limits: where window and question leave less room, chunk and memory shrink in proportion.
+    The sizes in `config` are upper limits: where window and question leave less room, they shrink in proportion.
     Raises UsageError when the window is too small for any reading.
     """
 
-    def __init__(self, backend: Backend, sizes: AgentConfig, window: int, sampling: Sampling | None = None) -> None:
-        self.backend, self.sizes, self.window = backend, sizes, window
+    def __init__(self, backend: Backend, config: AgentConfig, window: int, sampling: Sampling | None = None) -> None:
+        self.backend, self.config, self.window = backend, config, window
         self.sampling = sampling or Sampling()
         #: Most tokens of a question.
         self.question_tokens = window // asked.QUESTION_SHARE
-        fitted(sizes, "", backend.tokenizer, window)
+        self.prompts = Prompts(config.prompts, backend.tokenizer)
+        fitted(config, "", self.prompts, backend.tokenizer, window)
 
     async def room(self, request: ChatRequest) -> int | None:
         """Return how many tokens the reply may have in one pass, none when the chat does not fit.
@@ -71,8 +75,8 @@ class Service:
         extra = request.model_extra or {}
         if extra.get("tools"):
             prompt += await asyncio.to_thread(self.backend.tokenizer.count, str(extra["tools"]))
-        left = self.window - prompt - loop.SLACK_TOKENS
-        wanted = min(request.limit or self.sizes.answer_tokens, self.sizes.answer_tokens)
+        left = self.window - prompt - SLACK_TOKENS
+        wanted = min(request.limit or self.config.answer_tokens, self.config.answer_tokens)
         return left if left >= min(wanted, self.window // 4) else None
 
     async def direct(self, request: ChatRequest, room: int) -> Reply:
@@ -127,12 +131,15 @@ class Service:
                 document=explicit.document if explicit else None,
                 question=explicit.question if explicit else None,
             )
-            sizes = fitted(self.sizes, found.question, tokenizer, self.window)
+            sizes = await asyncio.to_thread(fitted, self.config, found.question, self.prompts, tokenizer, self.window)
         except UsageError as error:
-            refuse("messages", str(error))
+            refuse("messages", f"messages: {error}")
         if request.limit is not None:
             sizes = sizes.model_copy(update={"answer_tokens": min(request.limit, sizes.answer_tokens)})
-        chunks = await asyncio.to_thread(split, found.document, tokenizer, sizes.chunk_tokens)
+        # Made harmless first: the tokens of a chunk are those that the prompt shows.
+        chunks = await asyncio.to_thread(
+            lambda: split(self.prompts.safe(found.document), tokenizer, sizes.chunk_tokens)
+        )
         chosen = self._chosen(request)
         result = await loop.fold(
             found.question,
@@ -144,15 +151,16 @@ class Service:
             answer_tokens=sizes.answer_tokens,
             window=self.window,
             split_request=True,
+            gains=loop.Gains.of(sizes),
+            prompts=self.prompts,
             on_step=lambda step: on_step(step, len(chunks)),
         )
         answer, stopped = cut_at_stops(result.answer, request.stops)
-        read = result.chunks()
         about = {
             "mode": "agent",
             "rule": found.rule,
-            "chunks": read,
-            "clean": not read["failed"],
+            "chunks": result.chunks(),
+            "clean": result.clean,
             "calls": len(result.steps),
             "chunk_tokens": sizes.chunk_tokens,
             "memory_tokens": sizes.memory_tokens,
@@ -173,26 +181,3 @@ class Service:
             own.top_p if request.top_p is None else request.top_p,
             own.seed if request.seed is None else request.seed % 2**63,
         )
-
-
-def fitted(sizes: AgentConfig, question: str, tokenizer: Any, window: int) -> AgentConfig:
-    """Return sizes that fit `window` with this question: those given, or smaller ones in the same proportion.
-
-    Raises UsageError naming what is left when the window is too small.
-    """
-    prompt = tokenizer.count_chat(loop.update_messages(question, "", "", "", 99999, 99999)) + loop.SLACK_TOKENS
-    split_prompt = tokenizer.count_chat(loop.split_messages(question)) + loop.SLACK_TOKENS
-    instruction = f"{templates.ANSWER_INSTRUCTION}\n{question}"
-    final = tokenizer.count_chat(loop.answer_messages(question, instruction, "")) + loop.SLACK_TOKENS
-    # An update reads the old memory and writes the new one.
-    needed, left = sizes.chunk_tokens + 2 * sizes.memory_tokens, window - prompt
-    share = min(1.0, left / needed)
-    chunk, memory = int(sizes.chunk_tokens * share), int(sizes.memory_tokens * share)
-    memory = min(memory, window - split_prompt)
-    answer = min(sizes.answer_tokens, window - final - memory)
-    if chunk < 16 or memory < 8 or answer < 8:
-        raise UsageError(
-            f"a window of {window} tokens leaves {max(left, 0)} for section and memory after the prompt of {prompt}; "
-            "give a model of a larger window, or ask a shorter question"
-        )
-    return sizes.model_copy(update={"chunk_tokens": chunk, "memory_tokens": memory, "answer_tokens": answer})

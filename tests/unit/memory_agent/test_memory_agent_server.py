@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from serving_helpers import KEY, SIZES, Running, serving, until
 from typer.testing import CliRunner
 
+import scripted
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.memory_agent.commands import app
 
@@ -39,17 +41,43 @@ def reader(body: dict[str, Any]) -> Any:
     return f"echo {prompt}"
 
 
+def words(endpoint: Any, tokenizer: Tokenizer) -> list[str]:
+    """The server's options over a scripted endpoint, with small sizes."""
+    return ["--base-url", endpoint.url, "--model", "m", "--tokenizer", str(tokenizer.folder), *SIZES]
+
+
+@pytest.fixture(scope="module")
+def pair(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Running]]:
+    """One endpoint and one server for all tests that need no options."""
+    with scripted.serving() as upstream:
+        log = tmp_path_factory.mktemp("shared") / "server.log"
+        with serving(log, *words(upstream, tokenizer)) as server:
+            yield upstream, server
+
+
+@pytest.fixture
+def upstream(pair: tuple[Any, Running]) -> Any:
+    """The shared server's endpoint, as good as new."""
+    pair[0].answer = reader
+    pair[0].requests.clear()
+    pair[0].hung_up = 0
+    return pair[0]
+
+
+@pytest.fixture
+def server(pair: tuple[Any, Running], upstream: Any) -> Running:
+    return pair[1]
+
+
 @pytest.fixture
 def start(endpoint: Any, tokenizer: Tokenizer, tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Start servers over the scripted endpoint with small sizes; they end with the test."""
-    from contextlib import ExitStack
-
+    """Start servers with options of their own; they end with the test."""
     endpoint.answer = reader
     with ExitStack() as stack:
 
-        def one(*words: str, env: dict[str, str] | None = None) -> Running:
-            common = ["--base-url", endpoint.url, "--model", "m", "--tokenizer", str(tokenizer.folder), *SIZES]
-            return stack.enter_context(serving(tmp_path / "server.log", *common, *words, env=env))
+        def one(*options: str, env: dict[str, str] | None = None) -> Running:
+            log = tmp_path / f"server{len(list(tmp_path.iterdir()))}.log"
+            return stack.enter_context(serving(log, *words(endpoint, tokenizer), *options, env=env))
 
         yield one
 
@@ -67,9 +95,8 @@ def two(document: str = LONG, question: str = "Who kept the lighthouse? One word
     return [{"role": "user", "content": document}, {"role": "user", "content": question}]
 
 
-def test_long_and_short_through_the_official_client(start: Callable[..., Running], endpoint: Any) -> None:
+def test_long_and_short_through_the_official_client(server: Running, upstream: Any) -> None:
     """Whole and streamed, direct and read; steps on request; usage adds up; the short one passes on unchanged."""
-    server = start()
     api = client(server)
     assert [model.id for model in api.models.list()] == ["m"] and api.models.retrieve("m").id == "m"
 
@@ -78,7 +105,7 @@ def test_long_and_short_through_the_official_client(start: Callable[..., Running
         temperature=0.3, top_p=0.5, seed=9, stop=["x"], max_tokens=20, n=1, extra_body={"top_k": 5},
     )  # fmt: skip
     assert short.choices[0].message.content == "echo hello" and short.usage and short.usage.prompt_tokens == 100
-    assert endpoint.requests == [
+    assert upstream.requests == [
         {"model": "m", "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "hello"}],
          "temperature": 0.3, "top_p": 0.5, "seed": 9, "stop": ["x"], "max_tokens": 20, "n": 1, "top_k": 5}
     ]  # fmt: skip
@@ -87,14 +114,14 @@ def test_long_and_short_through_the_official_client(start: Callable[..., Running
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == "echo a b c "
     assert pieces[-1].choices[0].finish_reason == "stop" and len(pieces) == 5
 
-    before = len(endpoint.requests)
+    before = len(upstream.requests)
     read = api.chat.completions.create(model="m", messages=two(), extra_body={"qwenlong_steps": True}, seed=4)
-    calls = len(endpoint.requests) - before
+    calls = len(upstream.requests) - before
     assert read.choices[0].message.content == "Annabel-Moonraker" and read.choices[0].finish_reason == "stop"
     about = read.model_extra["qwenlong"]  # type: ignore[index]
     assert about["mode"] == "agent" and about["rule"] == "messages" and about["clean"] is True
     total = about["chunks"]["total"]
-    assert total >= 5 and about["chunks"] == {"total": total, "read": total, "skipped": 0, "failed": 0}
+    assert total >= 5 and about["chunks"] == {"total": total, "read": total, "skipped": 0, "failed": 0, "unread": 0}
     assert calls == about["calls"] == total + 2 == len(about["steps"])
     assert [step["kind"] for step in about["steps"]] == ["split", *["update"] * total, "answer"]
     assert read.usage and (read.usage.prompt_tokens, read.usage.completion_tokens) == (100 * calls, 10 * calls)
@@ -117,11 +144,10 @@ def test_long_and_short_through_the_official_client(start: Callable[..., Running
     assert thought.count("\n") == calls and "Annabel" not in thought
     assert usage and usage.total_tokens == 110 * calls
     # The same seed asked the same questions again.
-    assert endpoint.requests[before : before + calls] == endpoint.requests[before + calls :]
+    assert upstream.requests[before : before + calls] == upstream.requests[before + calls :]
 
 
-def test_one_message_and_the_field_of_its_own(start: Callable[..., Running], endpoint: Any) -> None:
-    server = start()
+def test_one_message_and_the_field_of_its_own(server: Running, upstream: Any) -> None:
     one = ask(server, messages=[{"role": "user", "content": f"{LONG}\n\nWho kept the lighthouse?"}]).json()
     assert one["choices"][0]["message"]["content"] == "Annabel-Moonraker" and one["qwenlong"]["rule"] == "paragraphs"
     parts = [{"type": "text", "text": LONG}, {"type": "text", "text": "\nQuestion: Who?"}]
@@ -133,10 +159,10 @@ def test_one_message_and_the_field_of_its_own(start: Callable[..., Running], end
     assert stopped["choices"][0] == {
         "index": 0, "message": {"role": "assistant", "content": "Annabel"}, "logprobs": None, "finish_reason": "stop",
     }  # fmt: skip
-    assert endpoint.requests[-1]["max_tokens"] == 9 and endpoint.requests[-2]["max_tokens"] == 64
+    assert upstream.requests[-1]["max_tokens"] == 9 and upstream.requests[-2]["max_tokens"] == 64
 
 
-def test_failed_chunks_are_told(start: Callable[..., Running], endpoint: Any) -> None:
+def test_failed_chunks_are_told(server: Running, upstream: Any) -> None:
     """Updates whose thinking never ends leave the run unclean, and an answer cut short says length."""
 
     def answer(body: dict[str, Any]) -> Any:
@@ -147,8 +173,8 @@ def test_failed_chunks_are_told(start: Callable[..., Running], endpoint: Any) ->
             return {"text": "<think>never", "finish": "length"}
         return reader(body)
 
-    endpoint.answer = answer
-    reply = ask(start(), messages=two()).json()
+    upstream.answer = answer
+    reply = ask(server, messages=two()).json()
     chunks = reply["qwenlong"]["chunks"]
     assert chunks["failed"] > 0 and chunks["failed"] + chunks["read"] == chunks["total"]
     assert reply["qwenlong"]["clean"] is False
@@ -185,16 +211,15 @@ BAD = [
 ]
 
 
-def test_bad_requests_are_refused_by_name(start: Callable[..., Running], endpoint: Any) -> None:
+def test_bad_requests_are_refused_by_name(server: Running, upstream: Any) -> None:
     """Each in OpenAI's shape, with its parameter, and none reaches the model; neutral values are no fault."""
-    server = start()
     for body, status, param in BAD:
         reply = ask(server, **body)
         error = reply.json()["error"]
         assert (reply.status_code, error["param"]) == (status, param), (body, reply.text)
         assert set(error) == {"message", "type", "param", "code"} and error["type"] == "invalid_request_error"
         assert param.split(".")[0] in error["message"]
-    assert endpoint.requests == []
+    assert upstream.requests == []
     neutral = {"n": 1, "logprobs": False, "presence_penalty": 0, "tools": None, "response_format": {"type": "text"}}
     assert ask(server, messages=two(), user="u", **neutral).status_code == 200
 
@@ -242,10 +267,10 @@ def test_keys_and_documents_stay_out_of_the_log(start: Callable[..., Running], e
 
     endpoint.answer = answer
     env = {"MY_SERVER_KEY": KEY, "MY_UPSTREAM_KEY": UPSTREAM_KEY}
-    words = ("--api-key-env", "MY_SERVER_KEY", "--upstream-key-env", "MY_UPSTREAM_KEY", "--retries", "1")
-    server = start(*words, env=env)
-    for wrong in ("wrong", KEY[:-1], KEY + "x", ""):
-        headers = {"Authorization": f"Bearer {wrong}"}
+    options = ("--api-key-env", "MY_SERVER_KEY", "--upstream-key-env", "MY_UPSTREAM_KEY", "--retries", "1")
+    server = start(*options, env=env)
+    for wrong in ("Bearer wrong", f"Bearer {KEY[:-1]}", f"Bearer {KEY}x", "Bearer", KEY, f"Basic {KEY}", ""):
+        headers = {"Authorization": wrong} if wrong else {}
         refused = httpx.post(f"{server.url}/chat/completions", json={"model": "m"}, headers=headers)
         assert refused.status_code == 401 and refused.json()["error"]["code"] == "invalid_api_key"
         assert httpx.get(f"{server.url}/models", headers=headers).status_code == 401
@@ -262,7 +287,7 @@ def test_keys_and_documents_stay_out_of_the_log(start: Callable[..., Running], e
         assert raised.value.status_code == 503 and UPSTREAM_KEY not in str(raised.value)
         assert "Annabel" not in str(raised.value)
     log = server.logged()
-    assert log.count("chat/completions ") == 8 and "status=503" in log and "status_500" in log
+    assert log.count("chat/completions ") == 11 and "status=503" in log and "status_500" in log
     for secret in (KEY, UPSTREAM_KEY, "Annabel", "lighthouse", "keeper", "Moonraker"):
         assert secret not in log, secret
 
@@ -298,18 +323,17 @@ def test_an_upstream_that_is_down_slow_or_busy(start: Callable[..., Running], en
     assert "".join(piece.choices[0].delta.content or "" for piece in stream) == "fine "
 
 
-def test_a_client_that_leaves_stops_the_work(start: Callable[..., Running], endpoint: Any) -> None:
+def test_a_client_that_leaves_stops_the_work(server: Running, upstream: Any) -> None:
     """Reading stops at the next call, whole or streamed; a stream that is passed on is broken off upstream."""
-    server = start()
 
     def slowly(body: dict[str, Any]) -> Any:
         time.sleep(0.2)
         return reader(body)
 
-    endpoint.answer = slowly
+    upstream.answer = slowly
     whole = {"model": "m", "messages": two(LONG * 4)}
     for stream in (False, True):
-        before = len(endpoint.requests)
+        before = len(upstream.requests)
         with pytest.raises(httpx.ReadTimeout):
             body = whole | {"stream": stream}
             with httpx.stream("POST", f"{server.url}/chat/completions", json=body, timeout=0.5) as reply:
@@ -320,14 +344,14 @@ def test_a_client_that_leaves_stops_the_work(start: Callable[..., Running], endp
                 reply.read()
         assert until(lambda: httpx.get(f"{server.root}/health").json()["running"] == 0)
         time.sleep(0.3)
-        made = len(endpoint.requests) - before
+        made = len(upstream.requests) - before
         time.sleep(0.8)
-        assert len(endpoint.requests) - before == made <= 6
+        assert len(upstream.requests) - before == made <= 6
     assert server.logged().count("status=gone") == 2
-    endpoint.answer = lambda body: {"text": "word " * 200, "between": 0.05}
+    upstream.answer = lambda body: {"text": "word " * 200, "between": 0.05}
     with httpx.stream("POST", f"{server.url}/chat/completions", json=whole | {"messages": [USER], "stream": True}) as r:
         next(r.iter_lines())
-    assert until(lambda: endpoint.hung_up == 1)
+    assert until(lambda: upstream.hung_up == 1)
 
 
 def test_too_many_at_once_get_429(start: Callable[..., Running], endpoint: Any) -> None:
@@ -357,7 +381,7 @@ def test_too_many_at_once_get_429(start: Callable[..., Running], endpoint: Any) 
     assert ask(server).status_code == 200
 
 
-def test_sixty_four_at_once_none_lost(start: Callable[..., Running], endpoint: Any) -> None:
+def test_sixty_four_at_once_none_lost(server: Running, upstream: Any) -> None:
     """Half read a document, half pass through, half of each streamed; each gets its own answer."""
 
     def own(body: dict[str, Any]) -> Any:
@@ -369,8 +393,8 @@ def test_sixty_four_at_once_none_lost(start: Callable[..., Running], endpoint: A
             return f"<memory>{' '.join(dict.fromkeys(found))}</memory><plan>on</plan>"
         return " ".join(dict.fromkeys(w for w in prompt.split() if w.startswith("keeper-")))
 
-    endpoint.answer = own
-    api = client(start(), timeout=120)
+    upstream.answer = own
+    api = client(server, timeout=120)
 
     def one(number: int) -> str:
         said = f"keeper-{number}"
@@ -416,28 +440,30 @@ def test_a_request_has_a_time_limit(start: Callable[..., Running], endpoint: Any
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("options", "said"),
     [
         (["--host", "0.0.0.0"], "no key guards it"),
         (["--host", "::"], "no key guards it"),
         (["--api-key-env", "QWENLONG_NO_SUCH_KEY"], "no such environment variable"),
         (["--mode", "slow"], "--mode 'slow'"),
+        (["--skip"], "set mode: fast"),
         (["--window", "100"], "window"),
-        (["--window", "1024", "--chunk-tokens", "5000"], "lower --chunk-tokens"),
+        (["--window", "1024", "--chunk-tokens", "5000"], "lower chunk_tokens"),
         (["--tokenizer", "no/such"], "no tokenizer 'no/such'"),
-        (["--base-url", "http://"], "endpoint"),
-        (["--window", "0"], "0"),
+        (["--base-url", "http://"], "is no address"),
+        (["--base-url", "ftp://x/v1"], "is no address"),
+        (["--window", "0"], "greater than or equal to 64"),
     ],
 )
 def test_wrong_usage_is_named(
-    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, options: list[str], said: str
 ) -> None:
     """Nothing is served; a busy port is named too."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with socket.create_server(("127.0.0.1", 0)) as busy:
         common = ["--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--tokenizer", str(tokenizer.folder)]
-        common += ["--port", "0", *([] if "--window" in words else ["--window", "1024"])]
-        done = CliRunner().invoke(app, ["serve", *common, *words])
+        common += ["--port", "0", *([] if "--window" in options else ["--window", "1024"])]
+        done = CliRunner().invoke(app, ["serve", *common, *options])
         assert done.exit_code == 2 and said in " ".join(done.output.split()), done.output
         taken = CliRunner().invoke(app, ["serve", *common[:-2], "--port", str(busy.getsockname()[1])])
         assert taken.exit_code == 2 and "cannot listen on" in taken.output
