@@ -53,7 +53,7 @@ class EndpointBackend:
     """A model behind an OpenAI-compatible address."""
 
     def __init__(self, client: Client, name: str, tokenizer: Tokenizer, window: int | None = None) -> None:
-        self._client = client
+        self.client = client
         self.name = name
         self.tokenizer = tokenizer
         self.window = window
@@ -62,9 +62,7 @@ class EndpointBackend:
         self, messages: Messages, *, max_tokens: int, temperature: float, top_p: float, seed: int
     ) -> Turn:
         """Return one turn. Raises core.llm.Unavailable when the endpoint stays silent."""
-        reply = await self._client.chat(
-            messages, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
-        )
+        reply = await self.client.chat(messages, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
         text = reply.text
         # A server may leave out the <think> that its template opened; a reply cut short then looks like an answer.
         # A reply that ended by itself without any tag comes from a server that takes the thinking out.
@@ -81,7 +79,7 @@ class EndpointBackend:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self.client.close()
 
 
 class LocalBackend:
@@ -157,7 +155,8 @@ def open_backend(
     base_url: str | None = None,
     tokenizer: str | None = None,
     api_key_env: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
+    device: str | None = None,
     timeout: float = 600.0,
     retries: int = 4,
     deadline: float | None = None,
@@ -167,6 +166,7 @@ def open_backend(
 
     `tokenizer` (default: the model's own) counts tokens for an endpoint. `timeout` (seconds of one try), `retries`,
     `deadline` (seconds of all tries) and `concurrency` (requests in flight) are those of `core.config.EndpointConfig`.
+    `dtype` and `device` are those of a local model: by default bfloat16 on a GPU where there is one, else float32.
 
     Raises UsageError naming what is missing.
     """
@@ -190,5 +190,5 @@ def open_backend(
     from qwenlong.inference import engine
 
     # The model reads its own tokens; another tokenizer would be a mistake, not a choice.
-    loaded, own = engine.load_generator(folder, dtype)
+    loaded, own = engine.load_generator(folder, *engine.place(dtype, device))
     return LocalBackend(engine.Local(loaded), label(model), own, window_of(folder))

@@ -166,7 +166,9 @@ class Batch:
             progress.advance(calls=self.totals.calls, failed=len(self._failed))
 
         try:
-            await asyncio.gather(*(one(job) for job in wave))
+            async with asyncio.TaskGroup() as tasks:
+                for job in wave:
+                    tasks.create_task(one(job))
         finally:
             if sections is not None:
                 sections.close()

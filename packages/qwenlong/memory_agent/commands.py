@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qwenlong.core.console import reported
-from qwenlong.core.errors import QwenlongError, UsageError
-from qwenlong.memory_agent import batch_command, options
+from qwenlong.core.errors import QwenlongError
+from qwenlong.memory_agent import batch_command, one_pass, options, vllm_command
+from qwenlong.memory_agent.serve_command import serve
 
 if TYPE_CHECKING:
     from qwenlong.memory_agent.answering import Agent, Patience
-    from qwenlong.memory_agent.backends import Backend
     from qwenlong.memory_agent.chunks import Chunks
     from qwenlong.memory_agent.loop import Result
 
 app = typer.Typer(help="Answer questions about documents longer than the model's window.", no_args_is_help=True)
 app.command("batch")(batch_command.batch)
+app.command("serve")(serve)
+app.command("vllm")(vllm_command.vllm)
 answer_app = typer.Typer()
+answer_app.command("answer")(one_pass.answer)
 
 Documents = Annotated[
     list[Path],
@@ -117,37 +119,6 @@ def answer(
             )
 
 
-@answer_app.command("answer")
-def one_pass(
-    document: Documents,
-    question: Question,
-    model: Annotated[str, typer.Option(help="model directory, loaded here")],
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="output limit; default: the rest of the window")] = None,
-    temperature: options.Temperature = 0.7,
-    top_p: options.TopP = 0.95,
-    seed: options.Seed = 17,
-    as_json: AsJson = False,
-) -> None:
-    """Answer from whole documents in one pass, without a server."""
-    import asyncio
-
-    from qwenlong.memory_agent.backends import open_backend
-
-    with reported():
-        text = _read(document)
-        backend = open_backend(model)
-        reply = asyncio.run(_one_pass(question, text, backend, max_tokens, temperature, top_p, seed))
-        typer.echo(json.dumps(reply, ensure_ascii=False) if as_json else reply["answer"])
-        if not reply["answer"]:
-            raise QwenlongError("no answer: the output limit fell inside the thinking; raise --max-tokens")
-
-
-def _read(paths: list[Path]) -> str:
-    from qwenlong.memory_agent.documents import render
-
-    return render(paths)
-
-
 async def _fold(
     question: str, sections: Chunks, agent: Agent, journal: Path | None, patience: Patience
 ) -> Result:
@@ -172,26 +143,3 @@ async def _fold(
             await agent.backend.close()
 
 
-async def _one_pass(
-    question: str, text: str, backend: Backend, max_tokens: int | None, temperature: float, top_p: float, seed: int
-) -> dict[str, Any]:
-    from qwenlong.core import templates
-    from qwenlong.memory_agent.parsing import after_thinking
-
-    values = {"documents": text, "question": question, "instruction": templates.ANSWER_INSTRUCTION}
-    messages = [{"role": "user", "content": templates.fill("reading_comprehension", values)}]
-    needed = backend.tokenizer.count_chat(messages)
-    room = 50_000 if backend.window is None else backend.window - needed
-    if room < (max_tokens or 1):
-        raise UsageError(
-            f"the prompt has {needed} tokens and the window {backend.window}; use `qwenlong agent answer`, "
-            "which reads longer documents, or lower --max-tokens"
-        )
-    limit = max_tokens if max_tokens is not None else min(room, 50_000)
-    turn = await backend.complete(messages, max_tokens=limit, temperature=temperature, top_p=top_p, seed=seed)
-    return {
-        "answer": after_thinking(turn.text) or "",
-        "finish_reason": turn.finish_reason,
-        "prompt_tokens": turn.prompt_tokens,
-        "completion_tokens": turn.completion_tokens,
-    }
