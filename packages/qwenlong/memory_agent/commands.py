@@ -119,9 +119,7 @@ def answer(
             )
 
 
-async def _fold(
-    question: str, sections: Chunks, agent: Agent, journal: Path | None, patience: Patience
-) -> Result:
+async def _fold(question: str, sections: Chunks, agent: Agent, journal: Path | None, patience: Patience) -> Result:
     from contextlib import nullcontext
 
     from qwenlong.core.progress import Progress
@@ -141,5 +139,3 @@ async def _fold(
             )
         finally:
             await agent.backend.close()
-
-

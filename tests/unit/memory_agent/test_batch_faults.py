@@ -1,4 +1,4 @@
-"""A batch over an endpoint that fails in all the usual ways: every item finishes or fails by name, and counts add up."""
+"""A batch over an endpoint that fails in all the usual ways: items finish or fail by name, and counts add up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_item_finishes_or_fails_by_name(
     tmp_path: Path, tokenizer: Tokenizer, items: int, chunks: int, retries: int
 ) -> None:
     """With tries enough nothing is lost; with none, what is lost is counted and mended by running the command again."""
-    source, out, log = write_list(tmp_path / "lists", items, chunks), tmp_path / "out.jsonl", tmp_path / "log.txt"
+    source, out = write_list(tmp_path / "lists", items, chunks), tmp_path / "out.jsonl"
     with counting(faults=FAULTS, hang=2.0, seed=7) as server:
         limits = ("--retries", str(retries), "--timeout", "1.0", "--concurrency", "16", "--json")
         line = words(source, out, server.url, tokenizer.folder, *limits)
