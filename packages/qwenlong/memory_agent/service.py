@@ -10,11 +10,11 @@ from typing import Any
 from qwenlong.core import seeds
 from qwenlong.core.config import AgentConfig
 from qwenlong.core.errors import UsageError
-from qwenlong.memory_agent import asked, backends, loop
+from qwenlong.memory_agent import asked, loop
+from qwenlong.memory_agent.answering import Agent, Patience, summary
 from qwenlong.memory_agent.backends import Backend
 from qwenlong.memory_agent.budget import SLACK_TOKENS
 from qwenlong.memory_agent.chat_request import ChatRequest, cut_at_stops, refuse
-from qwenlong.memory_agent.chunking import split
 from qwenlong.memory_agent.fitting import fitted
 from qwenlong.memory_agent.prompting import Prompts
 
@@ -136,43 +136,24 @@ class Service:
             refuse("messages", f"messages: {error}")
         if request.limit is not None:
             sizes = sizes.model_copy(update={"answer_tokens": min(request.limit, sizes.answer_tokens)})
-        # Made harmless first: the tokens of a chunk are those that the prompt shows.
-        chunks = await asyncio.to_thread(
-            lambda: split(self.prompts.safe(found.document), tokenizer, sizes.chunk_tokens)
-        )
         chosen = self._chosen(request)
-        result = await loop.fold(
-            found.question,
-            "",
-            chunks,
-            backends.generator(self.backend, temperature=chosen.temperature, top_p=chosen.top_p, seed=chosen.seed),
-            tokenizer=tokenizer,
-            memory_tokens=sizes.memory_tokens,
-            answer_tokens=sizes.answer_tokens,
-            window=self.window,
-            split_request=True,
-            gains=loop.Gains.of(sizes),
-            prompts=self.prompts,
-            on_step=lambda step: on_step(step, len(chunks)),
-        )
+        agent = Agent(self.backend, sizes, chosen.temperature, chosen.top_p, chosen.seed, self.window)
+        chunks = await asyncio.to_thread(agent.sections, found.document)
+        generate = Patience().wrap(agent.generate())
+        result = await agent.ask(found.question, None, chunks, generate, lambda step: on_step(step, len(chunks)))
         answer, stopped = cut_at_stops(result.answer, request.stops)
         about = {
             "mode": "agent",
             "rule": found.rule,
             "chunks": result.chunks(),
             "clean": result.clean,
-            "calls": len(result.steps),
             "chunk_tokens": sizes.chunk_tokens,
             "memory_tokens": sizes.memory_tokens,
         }
         reason = "stop" if stopped else result.steps[-1].turn.finish_reason
-        return Reply(
-            ((answer, "", reason),),
-            sum(step.turn.prompt_tokens for step in result.steps),
-            sum(step.turn.completion_tokens for step in result.steps),
-            about,
-            [step.summary() for step in result.steps],
-        )
+        whole = summary(result)
+        about["calls"] = whole["calls"]
+        return Reply(((answer, "", reason),), whole["prompt_tokens"], whole["completion_tokens"], about, whole["steps"])
 
     def _chosen(self, request: ChatRequest) -> Sampling:
         own = self.sampling

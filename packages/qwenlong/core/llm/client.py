@@ -126,7 +126,8 @@ class Client:
         """Return the model's reply.
 
         Tries again with growing pauses (Retry-After is heeded) on 408, 409, 425, 429, 5xx, time-outs, broken
-        connections and bodies that are no completion. Raises Unavailable after `retries`, Rejected on other 4xx.
+        connections and bodies that are no completion. Raises Unavailable after `retries` or at the deadline, Rejected
+        on other 4xx.
         """
         body: dict[str, Any] = {
             "model": self.endpoint.model,
@@ -143,7 +144,7 @@ class Client:
             body["response_format"] = dict(response_format)
         if self._cache is None:
             async with self._limits.slots:
-                return await self._reply(body)
+                return await self._in_time(body)
         file = self._cache.file(body)
         reply = self._cache.read(file)
         if reply is None:
@@ -151,7 +152,7 @@ class Client:
             async with self._limits.slots, self._cache.alone(file):
                 reply = self._cache.read(file)
                 if reply is None:
-                    reply = await self._reply(body)
+                    reply = await self._in_time(body)
                     self._cache.write(file, reply)
         if reply.cached:
             self._meter.replied(reply)
@@ -178,6 +179,19 @@ class Client:
                 yield response
             finally:
                 await response.aclose()
+
+    async def _in_time(self, body: dict[str, Any]) -> Reply:
+        deadline = self.endpoint.deadline_seconds
+        try:
+            async with asyncio.timeout(deadline):
+                return await self._reply(body)
+        except TimeoutError:
+            self._meter.failed("deadline")
+            raise Unavailable(
+                f"{self!r} gave no usable reply within {deadline:g} s, tries and pauses together; "
+                "check that the server keeps up, or raise the deadline",
+                "timeout",
+            ) from None
 
     async def _reply(self, body: dict[str, Any]) -> Reply:
         reply, ticket = await self._tries(body, self._once, estimate(body["messages"], body["max_tokens"]))
