@@ -6,14 +6,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from qwenlong.core.config import AgentConfig
 from qwenlong.core.errors import QwenlongError
 from qwenlong.core.llm import Unavailable
-from qwenlong.memory_agent import loop
+from qwenlong.memory_agent import documents, loop
 from qwenlong.memory_agent.backends import Backend, generator
-from qwenlong.memory_agent.chunking import split
+from qwenlong.memory_agent.chunks import Chunks
 from qwenlong.memory_agent.loop import Gains, Generate, Messages, Result, Step, Turn
 from qwenlong.memory_agent.prompting import Prompts
 
@@ -66,10 +67,15 @@ class Agent:
             "settings": self.settings,
         }
 
-    def sections(self, text: str) -> list[str]:
-        """Return a document's text in chunks."""
-        # Made harmless first: the tokens of a chunk are those that the prompt shows.
-        return split(self.prompts.safe(text), self.backend.tokenizer, self.config.chunk_tokens)
+    def sections(self, paths: Sequence[Path]) -> Chunks:
+        """Return documents in chunks, on disk until they are closed. Raises DataError naming a bad document."""
+        made, _ = documents.chunks(paths, self.backend.tokenizer, self.config.chunk_tokens, self.prompts.safe)
+        return made
+
+    def sections_of(self, text: str) -> Chunks:
+        """Return a text in chunks."""
+        safe = documents.made_safe([text], self.prompts.safe)
+        return Chunks.cut(safe, self.backend.tokenizer, self.config.chunk_tokens)
 
     def generate(self) -> Generate:
         """Return the model as the loop asks it."""

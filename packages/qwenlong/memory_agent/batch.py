@@ -16,6 +16,7 @@ from qwenlong.core.progress import Progress
 from qwenlong.memory_agent import answering, journal
 from qwenlong.memory_agent.answering import Agent, EndpointDown, Patience
 from qwenlong.memory_agent.batch_items import Item
+from qwenlong.memory_agent.chunks import Chunks
 from qwenlong.memory_agent.lockstep import Lockstep
 from qwenlong.memory_agent.loop import Generate, Messages, Result, Step, Turn
 
@@ -80,7 +81,7 @@ class Batch:
     def __init__(
         self,
         agent: Agent,
-        load: Callable[[Item], Sequence[str]],
+        load: Callable[[Item], Chunks],
         *,
         concurrency: int,
         keep: Callable[[Item, Sequence[str], Result], None] | None = None,
@@ -140,7 +141,7 @@ class Batch:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _wave(self, wave: Sequence[Job], progress: Progress) -> None:
-        sections: Sequence[str] = ()
+        sections: Chunks | None = None
         fault: QwenlongError | None = None
         try:
             if not self._gave_up:
@@ -152,21 +153,27 @@ class Batch:
         async def one(job: Job) -> None:
             steps: list[Step] = []
             try:
-                if fault is not None:
-                    raise fault
+                if sections is None:
+                    raise fault or NotAsked(f"not asked, since {self._gave_up}")
                 await self._one(job, sections, group, steps)
             except QwenlongError as error:
                 self._failed[job.item.id] = self._record(
-                    job, answering.unfinished(steps, len(sections)), type(error).__name__, str(error)
+                    job, answering.unfinished(steps, len(sections or ())), type(error).__name__, str(error)
                 )
                 self._saw(error)
             finally:
                 group.leave(job.item.id)
             progress.advance(calls=self.totals.calls, failed=len(self._failed))
 
-        await asyncio.gather(*(one(job) for job in wave))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for job in wave:
+                    tasks.create_task(one(job))
+        finally:
+            if sections is not None:
+                sections.close()
 
-    async def _one(self, job: Job, sections: Sequence[str], group: Lockstep, steps: list[Step]) -> None:
+    async def _one(self, job: Job, sections: Chunks, group: Lockstep, steps: list[Step]) -> None:
         if self._gave_up:
             raise NotAsked(f"not asked, since {self._gave_up}")
         name = job.item.id

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qwenlong.memory_agent.answering import Agent
     from qwenlong.memory_agent.batch import Job, Totals
     from qwenlong.memory_agent.batch_items import Item
+    from qwenlong.memory_agent.chunks import Chunks
     from qwenlong.memory_agent.loop import Result
 
 #: Names that a message lists; the rest is counted.
@@ -124,11 +125,9 @@ def _jobs(items: Sequence[Item], beside: Path, folder: Path, agent: Agent) -> li
     return jobs
 
 
-def _loader(beside: Path, agent: Agent) -> Callable[[Item], Sequence[str]]:
-    from qwenlong.memory_agent.documents import render
-
-    def load(item: Item) -> Sequence[str]:
-        return agent.sections(render(item.paths(beside)) if item.text is None else item.text)
+def _loader(beside: Path, agent: Agent) -> Callable[[Item], Chunks]:
+    def load(item: Item) -> Chunks:
+        return agent.sections(item.paths(beside)) if item.text is None else agent.sections_of(item.text)
 
     return load
 

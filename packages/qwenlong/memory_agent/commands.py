@@ -15,6 +15,7 @@ from qwenlong.memory_agent.serve_command import serve
 
 if TYPE_CHECKING:
     from qwenlong.memory_agent.answering import Agent, Patience
+    from qwenlong.memory_agent.chunks import Chunks
     from qwenlong.memory_agent.loop import Result
 
 app = typer.Typer(help="Answer questions about documents longer than the model's window.", no_args_is_help=True)
@@ -22,8 +23,12 @@ app.command("batch")(batch_command.batch)
 app.command("serve")(serve)
 app.command("vllm")(vllm_command.vllm)
 answer_app = typer.Typer()
+answer_app.command("answer")(one_pass.answer)
 
-Documents = Annotated[list[Path], typer.Option("--document", help="text, Markdown, HTML, JSON or PDF file; repeat it")]
+Documents = Annotated[
+    list[Path],
+    typer.Option("--document", help="file or folder (see docs/memory_agent.md), or - for standard input; repeat it"),
+]
 Question = Annotated[str, typer.Option("--question", help="what to find out, and how to write the answer")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
@@ -68,7 +73,7 @@ def answer(
     import asyncio
 
     from qwenlong.core.files import digest_path
-    from qwenlong.memory_agent import answering
+    from qwenlong.memory_agent import answering, documents
     from qwenlong.memory_agent.backends import open_backend
     from qwenlong.memory_agent.trace import write_trace
 
@@ -87,7 +92,7 @@ def answer(
             repair=repair,
             prompts=prompts,
         )
-        text = _read(document)
+        documents.check(document)
         backend = open_backend(
             model,
             base_url=base_url,
@@ -100,9 +105,10 @@ def answer(
         limit = window if window is not None else backend.window
         weights = digest_path(model) if journal is not None and base_url is None else ""
         agent = answering.Agent(backend, config, temperature, top_p, seed, limit, weights)
-        result, sections = asyncio.run(_fold(question, text, agent, journal, answering.Patience()))
-        if trace is not None:
-            write_trace(trace, question, result, sections, model)
+        with agent.sections(document) as sections:
+            result = asyncio.run(_fold(question, sections, agent, journal, answering.Patience()))
+            if trace is not None:
+                write_trace(trace, question, result, sections, model)
         typer.echo(json.dumps(answering.summary(result), ensure_ascii=False) if as_json else result.answer)
         if result.answer and not result.clean:
             typer.echo(f"warning: not clean, {answering.shortcoming(result)}", err=True)
@@ -113,31 +119,18 @@ def answer(
             )
 
 
-answer_app.command("answer")(one_pass.answer)
-
-
-def _read(paths: list[Path]) -> str:
-    from qwenlong.memory_agent.documents import render
-
-    return render(paths)
-
-
-async def _fold(
-    question: str, text: str, agent: Agent, journal: Path | None, patience: Patience
-) -> tuple[Result, list[str]]:
+async def _fold(question: str, sections: Chunks, agent: Agent, journal: Path | None, patience: Patience) -> Result:
     from contextlib import nullcontext
 
-    from qwenlong.core.files import digest_value
     from qwenlong.core.progress import Progress
     from qwenlong.memory_agent.journal import Journal, place
 
-    sections = agent.sections(text)
-    owner = agent.belongs_to(question, None, digest_value(text))
+    owner = agent.belongs_to(question, None, sections.digest)
     book = Journal(place(journal, owner), owner) if journal is not None else None
     generate = patience.wrap(agent.generate())
     with book if book is not None else nullcontext(), Progress("reading", len(sections) + 2, "call") as progress:
         try:
-            result = await agent.ask(
+            return await agent.ask(
                 question,
                 None,
                 sections,
@@ -146,4 +139,3 @@ async def _fold(
             )
         finally:
             await agent.backend.close()
-    return result, sections

@@ -33,7 +33,7 @@ def refusal(error: BaseException) -> Refusal:
     if isinstance(error, TimeoutError):
         return Refusal(504, "the answer took too long; raise --request-timeout, or stream", code="timeout")
     if isinstance(error, Unavailable):
-        busy, late = error.kind == "status_429", error.kind == "timeout"
+        busy, late = error.kind == "status_429", error.kind in ("timeout", "deadline")
         status = 429 if busy else 504 if late else 503
         words = "is overloaded" if busy else "gave no reply in time" if late else "cannot be reached or fails"
         return Refusal(status, f"the model's server {words}; try again later", code="upstream", headers=_LATER)
@@ -82,6 +82,9 @@ class Exchange:
             for one in (task, gone):
                 one.cancel()
             await asyncio.wait({task, gone})
+            for one in (task, gone):
+                # Seen by nobody, an error would be logged, and its message may hold anything.
+                _ = one.cancelled() or one.exception()
 
     def count(self, reply: Reply) -> None:
         """Note a reply's numbers for the log."""
@@ -113,7 +116,8 @@ class Exchange:
             return
         if self.started:
             self.about["status"] = f"broken_{error.status}"
-            await self.piece(replies.event(error.body()))
+            # Whatever was begun before ends here.
+            await self.piece(b"\n\n" + replies.event(error.body()))
             await self.piece(replies.DONE, last=True)
         else:
             await self.whole(error.body(), error.status, error.headers)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from qwenlong.core import seeds
 from qwenlong.core.config import AgentConfig
 from qwenlong.core.errors import UsageError
-from qwenlong.memory_agent import asked, loop
+from qwenlong.memory_agent import asked, documents, loop
 from qwenlong.memory_agent.answering import Agent, Patience, summary
 from qwenlong.memory_agent.backends import Backend
 from qwenlong.memory_agent.budget import SLACK_TOKENS
 from qwenlong.memory_agent.chat_request import ChatRequest, cut_at_stops, refuse
+from qwenlong.memory_agent.chunks import Chunks
 from qwenlong.memory_agent.fitting import fitted
 from qwenlong.memory_agent.prompting import Prompts
 
 #: Characters per token above which a chat is long without being counted: reading all of it would be for nothing.
 SURELY_LONG = 64
+#: Characters that are cut between two looks whether the client is still there.
+_PIECE = 2**18
 
 
 @dataclass(frozen=True)
@@ -138,9 +142,9 @@ class Service:
             sizes = sizes.model_copy(update={"answer_tokens": min(request.limit, sizes.answer_tokens)})
         chosen = self._chosen(request)
         agent = Agent(self.backend, sizes, chosen.temperature, chosen.top_p, chosen.seed, self.window)
-        chunks = await asyncio.to_thread(agent.sections, found.document)
         generate = Patience().wrap(agent.generate())
-        result = await agent.ask(found.question, None, chunks, generate, lambda step: on_step(step, len(chunks)))
+        with await _cut(agent, found.document) as chunks:
+            result = await agent.ask(found.question, None, chunks, generate, lambda step: on_step(step, len(chunks)))
         answer, stopped = cut_at_stops(result.answer, request.stops)
         about = {
             "mode": "agent",
@@ -162,3 +166,24 @@ class Service:
             own.top_p if request.top_p is None else request.top_p,
             own.seed if request.seed is None else request.seed % 2**63,
         )
+
+
+async def _cut(agent: Agent, text: str) -> Chunks:
+    """Return the chunks of a text, cut in a thread that ends when nobody waits for it any more."""
+    left = threading.Event()
+
+    def pieces() -> Iterator[str]:
+        for start in range(0, len(text), _PIECE):
+            if left.is_set():
+                return
+            yield text[start : start + _PIECE]
+
+    def cut() -> Chunks:
+        safe = documents.made_safe(pieces(), agent.prompts.safe)
+        return Chunks.cut(safe, agent.backend.tokenizer, agent.config.chunk_tokens)
+
+    try:
+        return await asyncio.to_thread(cut)
+    except asyncio.CancelledError:
+        left.set()
+        raise

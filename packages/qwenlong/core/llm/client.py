@@ -144,7 +144,7 @@ class Client:
             body["response_format"] = dict(response_format)
         if self._cache is None:
             async with self._limits.slots:
-                return await self._in_time(body)
+                return await self._reply(body)
         file = self._cache.file(body)
         reply = self._cache.read(file)
         if reply is None:
@@ -152,7 +152,7 @@ class Client:
             async with self._limits.slots, self._cache.alone(file):
                 reply = self._cache.read(file)
                 if reply is None:
-                    reply = await self._in_time(body)
+                    reply = await self._reply(body)
                     self._cache.write(file, reply)
         if reply.cached:
             self._meter.replied(reply)
@@ -180,19 +180,6 @@ class Client:
             finally:
                 await response.aclose()
 
-    async def _in_time(self, body: dict[str, Any]) -> Reply:
-        deadline = self.endpoint.deadline_seconds
-        try:
-            async with asyncio.timeout(deadline):
-                return await self._reply(body)
-        except TimeoutError:
-            self._meter.failed("deadline")
-            raise Unavailable(
-                f"{self!r} gave no usable reply within {deadline:g} s, tries and pauses together; "
-                "check that the server keeps up, or raise the deadline",
-                "timeout",
-            ) from None
-
     async def _reply(self, body: dict[str, Any]) -> Reply:
         reply, ticket = await self._tries(body, self._once, estimate(body["messages"], body["max_tokens"]))
         ticket.settle(reply.n_prompt_tokens + reply.n_response_tokens)
@@ -200,6 +187,21 @@ class Client:
         return reply
 
     async def _tries(
+        self, body: dict[str, Any], send: Callable[[dict[str, Any]], Awaitable[T]], tokens: int
+    ) -> tuple[T, Ticket]:
+        deadline = self.endpoint.deadline_seconds
+        try:
+            async with asyncio.timeout(deadline):
+                return await self._attempts(body, send, tokens)
+        except TimeoutError:
+            self._meter.failed("deadline")
+            raise Unavailable(
+                f"{self!r} gave no usable reply within {deadline:g} s, tries and pauses together; "
+                "check that the server keeps up, or raise the deadline",
+                "deadline",
+            ) from None
+
+    async def _attempts(
         self, body: dict[str, Any], send: Callable[[dict[str, Any]], Awaitable[T]], tokens: int
     ) -> tuple[T, Ticket]:
         pause = self._first_pause
