@@ -51,24 +51,12 @@ def serve(
     device: Annotated[str | None, typer.Option(help="of a local model; default: the GPU if there is one")] = None,
 ) -> None:
     """Serve /v1/chat/completions: what fits the window directly, longer documents through the agent."""
+    given = dict(locals())
+    from qwenlong.core.config import AgentConfig
+
     with reported():
-        sizes = {
-            "chunk_tokens": chunk_tokens,
-            "memory_tokens": memory_tokens,
-            "answer_tokens": answer_tokens,
-            "recall_tokens": recall_tokens,
-        }
-        config = options.agent_config(
-            **sizes,
-            mode=mode,
-            skip=skip,
-            early_exit=early_exit,
-            recall_chunks=recall_chunks,
-            parallel=parallel,
-            order=order,
-            repair=repair,
-            prompts=prompts,
-        )
+        config = options.agent_config(**{name: given[name] for name in AgentConfig.model_fields})
+        sizes = {name: given[name] for name in given if name.endswith("_tokens") and given[name] is not None}
         upstream = {"api_key_env": upstream_key_env, "timeout": timeout, "retries": retries}
         limits = {
             "request_bytes": max_request_mb * 2**20,
@@ -85,7 +73,7 @@ def serve(
             (host, port),
             _key(api_key_env),
             config,
-            {name: value for name, value in sizes.items() if value is not None},
+            sizes,
             {"temperature": temperature, "top_p": top_p, "seed": seed},
             upstream | {"concurrency": max_concurrent},
             limits,
