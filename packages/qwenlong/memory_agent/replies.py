@@ -63,10 +63,9 @@ class Answer:
 
     def progress(self, step: Step, total: int) -> bytes:
         """Return an event that tells of a step, as reasoning: numbers only, nothing that was read."""
-        names = {"split": "Question understood", "update": f"{total} sections", "answer": "Answer written"}
-        done = f"{names.get(step.kind, step.kind)} (step {step.index + 1}, {step.status})\n"
+        done = step.kind if step.chunk is None else f"section {step.chunk + 1} of {total}"
         more: dict[str, Any] = {"qwenlong": {"step": step.summary()}} if self._steps else {}
-        return self._chunk(0, {"reasoning_content": done}, **more)
+        return self._chunk(0, {"reasoning_content": f"{done}: {step.status}\n"}, **more)
 
     def ending(self, reply: Reply) -> Iterator[bytes]:
         """Yield the answer, the finish and the usage of a stream."""

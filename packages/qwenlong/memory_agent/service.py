@@ -155,6 +155,7 @@ class Service:
             "memory_tokens": sizes.memory_tokens,
         }
         reason = "stop" if stopped else result.steps[-1].turn.finish_reason
+        reason = "content_filter" if reason == "refusal" else reason
         whole = summary(result)
         about["calls"] = whole["calls"]
         return Reply(((answer, "", reason),), whole["prompt_tokens"], whole["completion_tokens"], about, whole["steps"])
