@@ -107,6 +107,23 @@ def test_serve(real: Real, agent: Running) -> None:
     assert text and told == about["calls"] and usage and usage.prompt_tokens > 1536
 
 
+def test_batch(real: Real) -> None:
+    """Two questions over one document; the same command again asks nothing and writes the same."""
+    source, out = real.work / "in.jsonl", real.work / "out.jsonl"
+    items = [{"id": str(n), "question": f"{QUESTION} ({n})", "document": "book.md"} for n in range(2)]
+    source.write_text("".join(json.dumps(item) + "\n" for item in items))
+    words = ["agent", "batch", source, out, *real.options, *SIZES, "--json"]
+    done = real.run(*words)
+    assert done.returncode == 0, done.stderr
+    totals = json.loads(done.stdout)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["0", "1"] and all(row["answer"] for row in rows)
+    assert totals["items"] == totals["answered"] == 2 and totals["calls"] == sum(row["calls"] for row in rows)
+    before = out.read_bytes()
+    again = real.run(*words)
+    assert again.returncode == 0 and json.loads(again.stdout)["calls"] == 0 and out.read_bytes() == before
+
+
 @pytest.mark.parametrize("real", ["local"], indirect=True)
 def test_one_pass(real: Real) -> None:
     """Without a server: a short document is answered, a book refused with the way out."""

@@ -161,12 +161,14 @@ def open_backend(
     retries: int = 4,
     deadline: float | None = None,
     concurrency: int = 32,
+    private: bool = False,
 ) -> Backend:
     """Return a model behind `base_url`, or without one the model directory `model`, loaded here.
 
     `tokenizer` (default: the model's own) counts tokens for an endpoint. `timeout` (seconds of one try), `retries`,
-    `deadline` (seconds of all tries) and `concurrency` (requests in flight) are those of `core.config.EndpointConfig`.
-    `dtype` and `device` are those of a local model: by default bfloat16 on a GPU where there is one, else float32.
+    `deadline` (seconds of all tries) and `concurrency` (requests in flight) are those of `core.config.EndpointConfig`;
+    `private` is that of `core.llm.Client`. `dtype` and `device` are those of a local model: by default bfloat16 on a
+    GPU where there is one, else float32.
 
     Raises UsageError naming what is missing.
     """
@@ -183,7 +185,7 @@ def open_backend(
             deadline_seconds=deadline,
             concurrency=concurrency,
         )
-        return EndpointBackend(Client(endpoint, None), model, find_tokenizer(tokenizer or model))
+        return EndpointBackend(Client(endpoint, None, private=private), model, find_tokenizer(tokenizer or model))
     folder = Path(model)
     if not (folder / "config.json").is_file():
         raise UsageError(f"--model {model!r} is no model directory (no config.json); give one, or --base-url")

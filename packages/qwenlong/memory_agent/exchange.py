@@ -10,16 +10,18 @@ from typing import Any
 import httpx
 from starlette.responses import JSONResponse
 
-from qwenlong.core.errors import QwenlongError
+from qwenlong.core.errors import DataError, QwenlongError, UsageError
 from qwenlong.core.llm import Rejected, Unavailable
 from qwenlong.core.logs import get
 from qwenlong.memory_agent import replies
+from qwenlong.memory_agent.answering import EndpointDown
 from qwenlong.memory_agent.chat_request import Refusal
 from qwenlong.memory_agent.guards import Gone, Receive, Scope, Send, hung_up
 from qwenlong.memory_agent.replies import Broken
 from qwenlong.memory_agent.service import Reply
 
 _LOG = get(__name__)
+_LATER = {"Retry-After": "10"}
 #: Statuses of the model's server that are the client's business; any other refusal is the operator's.
 _CLIENTS = frozenset({400, 413, 422})
 
@@ -31,12 +33,10 @@ def refusal(error: BaseException) -> Refusal:
     if isinstance(error, TimeoutError):
         return Refusal(504, "the answer took too long; raise --request-timeout, or stream", code="timeout")
     if isinstance(error, Unavailable):
-        busy, late = error.kind == "status_429", error.kind == "timeout"
+        busy, late = error.kind == "status_429", error.kind in ("timeout", "deadline")
         status = 429 if busy else 504 if late else 503
         words = "is overloaded" if busy else "gave no reply in time" if late else "cannot be reached or fails"
-        return Refusal(
-            status, f"the model's server {words}; try again later", code="upstream", headers={"Retry-After": "10"}
-        )
+        return Refusal(status, f"the model's server {words}; try again later", code="upstream", headers=_LATER)
     if isinstance(error, Rejected):
         if error.status in _CLIENTS:
             return Refusal(error.status, f"the model's server refused the request: {error.said}", code="upstream")
@@ -45,8 +45,13 @@ def refusal(error: BaseException) -> Refusal:
         )
     if isinstance(error, httpx.HTTPError | Broken):
         return Refusal(503, "the model's server broke off in the middle of a reply; ask again", code="upstream")
-    if isinstance(error, QwenlongError):
+    if isinstance(error, EndpointDown):
+        return Refusal(503, "the model's server gave up on one call after the other", code="upstream", headers=_LATER)
+    if isinstance(error, UsageError | DataError):
         return Refusal(400, str(error))
+    if isinstance(error, QwenlongError):
+        # What the model said could not be used: its fault, neither the client's nor this server's.
+        return Refusal(502, str(error), code="unusable_reply")
     # The message may hold anything, a document too: places in the code must do.
     places = "".join(traceback.format_tb(error.__traceback__))
     _LOG.error("internal error %s\n%s", type(error).__name__, places)
@@ -77,6 +82,9 @@ class Exchange:
             for one in (task, gone):
                 one.cancel()
             await asyncio.wait({task, gone})
+            for one in (task, gone):
+                # Seen by nobody, an error would be logged, and its message may hold anything.
+                _ = one.cancelled() or one.exception()
 
     def count(self, reply: Reply) -> None:
         """Note a reply's numbers for the log."""
@@ -108,7 +116,8 @@ class Exchange:
             return
         if self.started:
             self.about["status"] = f"broken_{error.status}"
-            await self.piece(replies.event(error.body()))
+            # Whatever was begun before ends here.
+            await self.piece(b"\n\n" + replies.event(error.body()))
             await self.piece(replies.DONE, last=True)
         else:
             await self.whole(error.body(), error.status, error.headers)

@@ -10,6 +10,7 @@ import typer
 
 from qwenlong.core.console import reported
 from qwenlong.core.errors import QwenlongError, UsageError
+from qwenlong.memory_agent import options
 
 if TYPE_CHECKING:
     from qwenlong.memory_agent.backends import Backend
@@ -25,9 +26,9 @@ def answer(
     question: Annotated[str, typer.Option("--question", help="what to find out, and how to write the answer")],
     model: Annotated[str, typer.Option(help="model directory, loaded here")],
     max_tokens: Annotated[int | None, typer.Option(min=1, help="output limit; default: the rest of the window")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="sampling temperature; 0 is greedy")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="nucleus sampling")] = 0.95,
-    seed: Annotated[int, typer.Option(help="seed of the sampling")] = 17,
+    temperature: options.Temperature = 0.7,
+    top_p: options.TopP = 0.95,
+    seed: options.Seed = 17,
     window: Annotated[int | None, typer.Option(min=1, help="window in tokens; default: the model's own")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 [bfloat16 on a GPU]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda [the GPU if there is one]")] = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from qwenlong.core.errors import QwenlongError
@@ -28,7 +28,8 @@ class Broken(QwenlongError):
 
 def event(value: dict[str, Any]) -> bytes:
     """Return an object as one server-sent event."""
-    return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
+    # In ASCII: some clients take U+2028 and its like for the end of a line.
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
 class Answer:
@@ -62,10 +63,9 @@ class Answer:
 
     def progress(self, step: Step, total: int) -> bytes:
         """Return an event that tells of a step, as reasoning: numbers only, nothing that was read."""
-        names = {"split": "Question understood", "update": f"{total} sections", "answer": "Answer written"}
-        done = f"{names.get(step.kind, step.kind)} (step {step.index + 1}, {step.status})\n"
+        done = step.kind if step.chunk is None else f"section {step.chunk + 1} of {total}"
         more: dict[str, Any] = {"qwenlong": {"step": step.summary()}} if self._steps else {}
-        return self._chunk(0, {"reasoning_content": done}, **more)
+        return self._chunk(0, {"reasoning_content": f"{done}: {step.status}\n"}, **more)
 
     def ending(self, reply: Reply) -> Iterator[bytes]:
         """Yield the answer, the finish and the usage of a stream."""
@@ -103,31 +103,51 @@ def _direct(index: int, reason: Any, usage: dict[str, Any]) -> dict[str, Any]:
     return {"index": index, "kind": "direct", "status": "ok", "finish_reason": reason, **counts}
 
 
-async def passed_lines(response: httpx.Response, request: ChatRequest, without_key: Any) -> AsyncGenerator[bytes, None]:
+async def passed_events(
+    response: httpx.Response, request: ChatRequest, without_key: Callable[[str], str]
+) -> AsyncGenerator[bytes, None]:
     """Yield the events of the model's server as they come, the one that finishes with what this server adds.
 
     Raises Broken when the stream ends before a finish; an error event of the server is passed on.
     """
-    finished = 0
-    async for line in response.aiter_lines():
+    finished = False
+    block: list[bytes] = []
+    async for line in _lines(response):
+        if line.startswith(b"data:"):
+            line = without_key(line.decode("utf-8", "replace")).encode()
+            line, ends = _marked(line, request)
+            finished = finished or ends
+        block.append(line)
         if not line:
-            continue
-        line = without_key(line)
-        if line.startswith("data:") and '"finish_reason"' in line:
-            line = _marked(line, request)
-            finished += '"qwenlong"' in line
-        finished += line.startswith("data:") and ("[DONE]" in line or '"error"' in line)
-        yield line.encode() + b"\n\n"
+            # The blank line ends the event.
+            yield b"\n".join(block) + b"\n"
+            block.clear()
     if not finished:
         raise Broken("the model's server ended its stream in the middle of a reply; ask again")
+    yield b"\n".join(block) + b"\n\n"
 
 
-def _marked(line: str, request: ChatRequest) -> str:
+async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    # Not by httpx: it ends lines at U+2028 and others too, which stand inside JSON as they are.
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r")
+    if rest:
+        yield rest
+
+
+def _marked(line: bytes, request: ChatRequest) -> tuple[bytes, bool]:
+    """Return a data line, with what this server adds where a choice ends, and whether it ends a reply or the stream."""
+    data = line[5:].strip()
+    if data == b"[DONE]":
+        return line, True
     try:
-        value = json.loads(line[5:])
-        reasons = [choice.get("finish_reason") for choice in value["choices"]]
+        value = json.loads(data)
+        if "error" in value:
+            return line, True
+        ends = any(choice.get("finish_reason") for choice in value["choices"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return line
-    if not any(reasons):
-        return line
-    return "data: " + json.dumps(passed(value, request), ensure_ascii=False)
+        return line, False
+    return (event(passed(value, request)).strip(), True) if ends else (line, False)

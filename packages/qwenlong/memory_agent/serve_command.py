@@ -14,7 +14,6 @@ from qwenlong.memory_agent import options
 
 if TYPE_CHECKING:
     from qwenlong.core.config import AgentConfig
-    from qwenlong.memory_agent.backends import Backend
 
 
 def serve(
@@ -38,39 +37,27 @@ def serve(
     order: options.Order = None,
     repair: options.Repair = None,
     prompts: options.PromptFolder = None,
-    temperature: Annotated[float, typer.Option(min=0, help="where a request names none")] = 0.7,
-    top_p: Annotated[float, typer.Option(min=1e-6, max=1, help="where a request names none")] = 0.95,
-    seed: Annotated[int, typer.Option(help="where a request names none")] = 17,
+    temperature: options.Temperature = 0.7,
+    top_p: options.TopP = 0.95,
+    seed: options.Seed = 17,
     max_request_mb: Annotated[int, typer.Option(min=1, help="largest request body in MiB")] = 64,
     max_concurrent: Annotated[int, typer.Option(min=1, help="requests worked on at once")] = 64,
     max_waiting: Annotated[int, typer.Option(min=0, help="requests that wait; more get 429")] = 256,
-    timeout: Annotated[float, typer.Option(min=0.1, help="seconds for one call of --base-url")] = 600.0,
-    retries: Annotated[int, typer.Option(min=0, help="tries after the first for one call of --base-url")] = 4,
+    timeout: options.Timeout = 600.0,
+    retries: options.Retries = 4,
     request_timeout: Annotated[float, typer.Option(min=0.1, help="seconds for one request, all its calls")] = 3600.0,
     grace: Annotated[float, typer.Option(min=1, help="seconds for running requests after SIGTERM")] = 30.0,
     dtype: Annotated[str | None, typer.Option(help="of a local model [bfloat16 on a GPU, else float32]")] = None,
     device: Annotated[str | None, typer.Option(help="of a local model; default: the GPU if there is one")] = None,
 ) -> None:
     """Serve /v1/chat/completions: what fits the window directly, longer documents through the agent."""
+    given = dict(locals())
+    from qwenlong.core.config import AgentConfig
+
     with reported():
-        sizes = {
-            "chunk_tokens": chunk_tokens,
-            "memory_tokens": memory_tokens,
-            "answer_tokens": answer_tokens,
-            "recall_tokens": recall_tokens,
-        }
-        config = options.agent_config(
-            **sizes,
-            mode=mode,
-            skip=skip,
-            early_exit=early_exit,
-            recall_chunks=recall_chunks,
-            parallel=parallel,
-            order=order,
-            repair=repair,
-            prompts=prompts,
-        )
-        upstream = {"api_key_env": upstream_key_env, "timeout_seconds": timeout, "retries": retries}
+        config = options.agent_config(**{name: given[name] for name in AgentConfig.model_fields})
+        sizes = {name: given[name] for name in given if name.endswith("_tokens") and given[name] is not None}
+        upstream = {"api_key_env": upstream_key_env, "timeout": timeout, "retries": retries}
         limits = {
             "request_bytes": max_request_mb * 2**20,
             "running": max_concurrent,
@@ -86,7 +73,7 @@ def serve(
             (host, port),
             _key(api_key_env),
             config,
-            {name: value for name, value in sizes.items() if value is not None},
+            sizes,
             {"temperature": temperature, "top_p": top_p, "seed": seed},
             upstream | {"concurrency": max_concurrent},
             limits,
@@ -123,15 +110,18 @@ def _serve(
         raise UsageError(f"{error.name} is not installed; pip install 'qwenlong[agent]'") from error
     from qwenlong.core.logs import redact_text, setup
     from qwenlong.memory_agent import fitting, guards
+    from qwenlong.memory_agent.backends import open_backend
     from qwenlong.memory_agent.prompting import Prompts
     from qwenlong.memory_agent.service import Sampling, Service
 
     setup()
     # Before anything is loaded: what would be refused anyway.
     guards.check_exposure(address[0], key)
+    if base_url is not None:
+        _check_address(base_url)
     listening = server.bind(*address)
     with listening:
-        backend = _backend(model, base_url, tokenizer, upstream, local)
+        backend = open_backend(model, base_url=base_url, tokenizer=tokenizer, private=True, **upstream, **local)
         room = window or backend.window or _stated(model, base_url, tokenizer, upstream)
         prompts = Prompts(config.prompts, backend.tokenizer)
         # What was asked for by name is refused, not shrunk, where no question at all would leave room for it.
@@ -139,8 +129,7 @@ def _serve(
         fitting.check(small, "", prompts, backend.tokenizer, room)
         service = Service(backend, config, room, Sampling(**sampling))
         bounds = guards.Bounds(**limits)
-        names = frozenset({backend.name, model if base_url is None and Path(model).name == model else backend.name})
-        app = server.application(service, names, key, bounds, address[0])
+        app = server.application(service, frozenset({backend.name}), key, bounds, address[0])
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         behind = redact_text(base_url) if base_url else "this process"
@@ -148,17 +137,9 @@ def _serve(
         server.run(app, listening, bounds, lambda: typer.echo(line))
 
 
-def _backend(
-    model: str, base_url: str | None, tokenizer: str | None, upstream: dict[str, Any], local: dict[str, str | None]
-) -> Backend:
-    from qwenlong.memory_agent import backends
-
-    if base_url is None:
-        return backends.open_backend(model, **local)
+def _check_address(base_url: str) -> None:
     import httpx
 
-    from qwenlong.core.config import EndpointConfig
-    from qwenlong.core.llm import Client
     from qwenlong.core.logs import redact_text
 
     try:
@@ -167,9 +148,6 @@ def _backend(
         address = httpx.URL("")
     if address.scheme not in ("http", "https") or not address.host:
         raise UsageError(f"--base-url {redact_text(base_url)!r} is no address; give http://HOST:PORT/v1")
-    endpoint = EndpointConfig(base_url=base_url, model=model, **upstream)
-    tokens = backends.find_tokenizer(tokenizer or model)
-    return backends.EndpointBackend(Client(endpoint, None, private=True), model, tokens)
 
 
 def _stated(model: str, base_url: str | None, tokenizer: str | None, upstream: dict[str, Any]) -> int:

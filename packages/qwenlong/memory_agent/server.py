@@ -116,10 +116,10 @@ class Chat:
             return
         async with (
             backend.client.passed_on(asked) as response,
-            aclosing(replies.passed_lines(response, request, backend.client.without_key)) as lines,
+            aclosing(replies.passed_events(response, request, backend.client.without_key)) as events,
         ):
-            async for line in lines:
-                await exchange.piece(line)
+            async for one in events:
+                await exchange.piece(one)
         await exchange.piece(b"", last=True)
 
     async def _stream(self, request: ChatRequest, room: int | None, exchange: Exchange) -> None:

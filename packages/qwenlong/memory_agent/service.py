@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from qwenlong.core import seeds
 from qwenlong.core.config import AgentConfig
 from qwenlong.core.errors import UsageError
-from qwenlong.memory_agent import asked, backends, loop
+from qwenlong.memory_agent import asked, documents, loop
+from qwenlong.memory_agent.answering import Agent, Patience, summary
 from qwenlong.memory_agent.backends import Backend
 from qwenlong.memory_agent.budget import SLACK_TOKENS
 from qwenlong.memory_agent.chat_request import ChatRequest, cut_at_stops, refuse
-from qwenlong.memory_agent.chunking import split
+from qwenlong.memory_agent.chunks import Chunks
 from qwenlong.memory_agent.fitting import fitted
 from qwenlong.memory_agent.prompting import Prompts
 
 #: Characters per token above which a chat is long without being counted: reading all of it would be for nothing.
 SURELY_LONG = 64
+#: Characters that are cut between two looks whether the client is still there.
+_PIECE = 2**18
 
 
 @dataclass(frozen=True)
@@ -136,43 +140,25 @@ class Service:
             refuse("messages", f"messages: {error}")
         if request.limit is not None:
             sizes = sizes.model_copy(update={"answer_tokens": min(request.limit, sizes.answer_tokens)})
-        # Made harmless first: the tokens of a chunk are those that the prompt shows.
-        chunks = await asyncio.to_thread(
-            lambda: split(self.prompts.safe(found.document), tokenizer, sizes.chunk_tokens)
-        )
         chosen = self._chosen(request)
-        result = await loop.fold(
-            found.question,
-            "",
-            chunks,
-            backends.generator(self.backend, temperature=chosen.temperature, top_p=chosen.top_p, seed=chosen.seed),
-            tokenizer=tokenizer,
-            memory_tokens=sizes.memory_tokens,
-            answer_tokens=sizes.answer_tokens,
-            window=self.window,
-            split_request=True,
-            gains=loop.Gains.of(sizes),
-            prompts=self.prompts,
-            on_step=lambda step: on_step(step, len(chunks)),
-        )
+        agent = Agent(self.backend, sizes, chosen.temperature, chosen.top_p, chosen.seed, self.window)
+        generate = Patience().wrap(agent.generate())
+        with await _cut(agent, found.document) as chunks:
+            result = await agent.ask(found.question, None, chunks, generate, lambda step: on_step(step, len(chunks)))
         answer, stopped = cut_at_stops(result.answer, request.stops)
         about = {
             "mode": "agent",
             "rule": found.rule,
             "chunks": result.chunks(),
             "clean": result.clean,
-            "calls": len(result.steps),
             "chunk_tokens": sizes.chunk_tokens,
             "memory_tokens": sizes.memory_tokens,
         }
         reason = "stop" if stopped else result.steps[-1].turn.finish_reason
-        return Reply(
-            ((answer, "", reason),),
-            sum(step.turn.prompt_tokens for step in result.steps),
-            sum(step.turn.completion_tokens for step in result.steps),
-            about,
-            [step.summary() for step in result.steps],
-        )
+        reason = "content_filter" if reason == "refusal" else reason
+        whole = summary(result)
+        about["calls"] = whole["calls"]
+        return Reply(((answer, "", reason),), whole["prompt_tokens"], whole["completion_tokens"], about, whole["steps"])
 
     def _chosen(self, request: ChatRequest) -> Sampling:
         own = self.sampling
@@ -181,3 +167,24 @@ class Service:
             own.top_p if request.top_p is None else request.top_p,
             own.seed if request.seed is None else request.seed % 2**63,
         )
+
+
+async def _cut(agent: Agent, text: str) -> Chunks:
+    """Return the chunks of a text, cut in a thread that ends when nobody waits for it any more."""
+    left = threading.Event()
+
+    def pieces() -> Iterator[str]:
+        for start in range(0, len(text), _PIECE):
+            if left.is_set():
+                return
+            yield text[start : start + _PIECE]
+
+    def cut() -> Chunks:
+        safe = documents.made_safe(pieces(), agent.prompts.safe)
+        return Chunks.cut(safe, agent.backend.tokenizer, agent.config.chunk_tokens)
+
+    try:
+        return await asyncio.to_thread(cut)
+    except asyncio.CancelledError:
+        left.set()
+        raise

@@ -315,6 +315,11 @@ def test_an_upstream_that_is_down_slow_or_busy(start: Callable[..., Running], en
     endpoint.answer = lambda body: {"text": "a b c", "torn": True}
     with pytest.raises(openai.APIError, match="broke off"):
         list(api.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], stream=True))
+    # An end of line that JSON does not know passes through whole.
+    raw = 'data: {"choices": [{"index": 0, "delta": {"content": "a\u2028b"}, "finish_reason": "stop"}]}'
+    endpoint.answer = lambda body: {"body": f": hi\r\n\r\n{raw}\n\ndata: [DONE]\n\n".encode()}
+    odd = list(api.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}], stream=True))
+    assert [piece.choices[0].delta.content for piece in odd] == ["a\u2028b"]
     # An upstream that recovers within the tries is no news.
     tries: list[int] = []
     endpoint.answer = lambda body: {"status": 500, "body": b"x"} if not tries.append(1) and len(tries) % 2 else "fine"
