@@ -63,7 +63,7 @@ def test_thinking_that_never_ends_is_no_answer(note: Path, model: Path, tmp_path
 
 
 def test_what_cannot_be_answered_in_one_pass_is_named(note: Path, model: Path, tmp_path: Path) -> None:
-    for text, said in (("The keeper. " * 400, "a prompt of"), ("x" * 70_000, "70"), ("", "no text")):
+    for text, said in (("The keeper. " * 400, "a prompt of"), ("x" * 70_000, "70"), ("", "is empty")):
         note.write_text(text)
         done = RUN.invoke(answer_app, words(note, model))
         assert done.exit_code == (2 if text else 1) and said in " ".join(done.output.split()), done.output
