@@ -159,8 +159,8 @@ def client(
 ) -> Run:
     """Run the command over documents in a process of its own and watch it. Raises SystemExit where it fails."""
     chunk, memory, answer = sizes
-    # About two thirds of what a memory may have.
-    with endpoint(needles_file, 2 * memory) as url:
+    # Between a third and two thirds of what a memory may have.
+    with endpoint(needles_file, 3 * memory // 2) as url:
         command = [sys.executable, "-c", "from qwenlong.cli import main; main()", "agent", "answer", "--json"]
         command += [word for document in documents for word in ("--document", str(document))]
         command += ["--question", QUESTION, "--base-url", f"{url}/v1", "--model", "scripted"]
@@ -305,7 +305,7 @@ def _page(rows: str) -> str:
 Made by `{Path(__file__).name}`: Qwen3's tokenizer, documents of the corpora in a drawn order, eight needles (one
 sentence of at most 64 tokens with an abbreviation, a colon and a semicolon inside) at uniform places in running text.
 The client is the command in paper mode, in a process of its own; the endpoint, in another, answers at once with
-memories of about two thirds of the limit. Every row was checked: calls in order and in number, each needle once and
+memories of a third to two thirds of the limit. Every row was checked: calls in order and in number, each needle once and
 whole and no part of it elsewhere, all codes in the answer, and all sections together the document.
 
 {rows}
