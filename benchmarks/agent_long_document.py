@@ -235,13 +235,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "client's own s",
         "of it to the first call",
     )
-    head += ("CPU s", "endpoint s")
+    head += ("CPU s", "endpoint s", "load")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = (
             f"{row['tokens']:,}", f"{row['chunk']} / {row['memory']}", f"1 + {row['chunks']} + 1",
             f"{row['needles']} of {NEEDLES}", f"{row['peak'] / 2**20:.0f}", f"{row['own']:.1f}",
-            f"{row['cutting']:.1f}", f"{row['cpu']:.1f}", f"{row['endpoint']:.1f}",
+            f"{row['cutting']:.1f}", f"{row['cpu']:.1f}", f"{row['endpoint']:.1f}", f"{row['load']:.0f}",
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -288,11 +288,14 @@ def main() -> None:
             )
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     (options.out / "rows.json").write_text(json.dumps(rows, indent=1))
+    cores = len(os.sched_getaffinity(0))
     for row in rows:
         if row["peak"] > MOST_MEMORY * 2**20:
             wrong.append(f"{row['tokens']} tokens: peak {row['peak'] / 2**20:.0f} MiB, above {MOST_MEMORY}")
-        if row["own"] > MOST_SECONDS:
-            wrong.append(f"{row['tokens']} tokens: {row['own']:.0f} s of its own, above {MOST_SECONDS}")
+        # Where others wait for the cores too, wall time says more about them than about the client.
+        name = "own" if row["load"] <= cores else "cpu"
+        if row[name] > MOST_SECONDS:
+            wrong.append(f"{row['tokens']} tokens: {row[name]:.0f} s ({name}), above {MOST_SECONDS}")
     if options.markdown is not None:
         options.markdown.write_text(_page(table(rows)), encoding="utf-8")
     if wrong:
@@ -310,7 +313,8 @@ whole and no part of it elsewhere, all codes in the answer, and all sections tog
 
 {rows}
 Peak is VmHWM of the client; its own seconds are wall time less what the endpoint took for its replies; CPU is user and
-system time of the client on two cores, of which other work had its share.
+system time of the client, all threads; load is the machine's, on {len(os.sched_getaffinity(0))} cores: where it is above them, other
+work had its share of them, and CPU seconds are what the client needs. Cost grows with the length; memory does not.
 """
 
 
