@@ -72,7 +72,7 @@ def batch(
     from qwenlong.memory_agent.trace import Folder
 
     with reported():
-        config = options.agent_config(**{name: given[name] for name in AgentConfig.model_fields})
+        config = options.agent_config(**{name: given[name] for name in AgentConfig.model_fields if name in given})
         items = read_items(source)
         if out.is_dir() or out.resolve() == source.resolve():
             raise UsageError(f"{out} cannot be the output: it is a folder or the list itself; name another file")
