@@ -64,7 +64,7 @@ def batch(
 
     from qwenlong.core import ownership, provenance
     from qwenlong.core.config import AgentConfig
-    from qwenlong.core.files import digest_path, digest_value, remove_partials
+    from qwenlong.core.files import digest_path, digest_value
     from qwenlong.memory_agent.answering import Agent
     from qwenlong.memory_agent.backends import open_backend
     from qwenlong.memory_agent.batch import Batch, allow_files
@@ -72,13 +72,14 @@ def batch(
     from qwenlong.memory_agent.trace import Folder
 
     with reported():
-        config = options.agent_config(**{name: given[name] for name in AgentConfig.model_fields})
+        config = options.agent_config(**{name: given[name] for name in AgentConfig.model_fields if name in given})
         items = read_items(source)
         if out.is_dir() or out.resolve() == source.resolve():
             raise UsageError(f"{out} cannot be the output: it is a folder or the list itself; name another file")
         folder = journal if journal is not None else out.with_name(f"{out.name}.journal")
         ownership.lock(folder / "lock", "agent batch", folder)
-        remove_partials(folder)
+        for stale in folder.glob("[0-9a-f][0-9a-f]/.*.result.????????.partial"):
+            stale.unlink(missing_ok=True)
         allow_files(concurrency)
         backend = open_backend(
             model,

@@ -1,7 +1,7 @@
 """A scripted endpoint in a process of its own, which a killed client does not take along: it counts, and it fails.
 
 `python agent_server.py SETTINGS` prints its port. SETTINGS is JSON: `delay` (seconds a call takes), `faults` (how many
-of each kind among 40 calls, from the first on), `hang` (seconds), `seed`. A reply depends on all of its prompt: a memory
+of each kind among 40 calls, from the first on), `hang` (seconds), `seed`. A reply depends on all of its prompt: memory
 that differs in one turn differs in all that follow. GET /log returns every call as [item, digest of the prompt, kind of
 fault or ""].
 """
