@@ -308,13 +308,14 @@ def _page(rows: str) -> str:
 Made by `{Path(__file__).name}`: Qwen3's tokenizer, documents of the corpora in a drawn order, eight needles (one
 sentence of at most 64 tokens with an abbreviation, a colon and a semicolon inside) at uniform places in running text.
 The client is the command in paper mode, in a process of its own; the endpoint, in another, answers at once with
-memories of a third to two thirds of the limit. Every row was checked: calls in order and in number, each needle once and
-whole and no part of it elsewhere, all codes in the answer, and all sections together the document.
+memories of a third to two thirds of the limit. Every row was checked: calls in order and in number, each needle once
+and whole and no part of it elsewhere, all codes in the answer, and all sections together the document.
 
 {rows}
 Peak is VmHWM of the client; its own seconds are wall time less what the endpoint took for its replies; CPU is user and
-system time of the client, all threads; load is the machine's, on {len(os.sched_getaffinity(0))} cores: where it is above them, other
-work had its share of them, and CPU seconds are what the client needs. Cost grows with the length; memory does not.
+system time of the client, all threads; load is the machine's, on {len(os.sched_getaffinity(0))} cores: where it is
+above them, other work had its share, and CPU seconds are what the client needs. Cost grows with the length, memory does
+not.
 """
 
 
