@@ -252,7 +252,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="fetched corpora")
     parser.add_argument("--tokenizer", type=Path, required=True, help="directory with tokenizer.json")
-    parser.add_argument("--out", type=Path, required=True, help="documents, logs, rows.json")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="documents (those that are there are kept), logs, rows.json"
+    )
     parser.add_argument("--markdown", type=Path, help="table to write")
     parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
     parser.add_argument("--seed", type=int, default=17)
@@ -261,8 +263,11 @@ def main() -> None:
     if options.build:
         build(options.cache, options.tokenizer, options.tokens, options.out, options.seed)
         return
-    # In a process of its own: its memory is none of the client's.
-    subprocess.run([sys.executable, __file__, *sys.argv[1:], "--build"], check=True)
+    missing = [size for size in options.tokens if not (options.out / str(size) / "facts.json").is_file()]
+    if missing:
+        # In a process of its own: its memory is none of the client's.
+        sizes = ["--tokens", *map(str, missing)]
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], *sizes, "--build"], check=True)
     rows, wrong = [], []
     for size in options.tokens:
         folder = options.out / str(size)
@@ -284,6 +289,7 @@ def main() -> None:
                     "cpu": run.cpu,
                     "cutting": run.cutting,
                     "endpoint": run.record["seconds"],
+                    "load": os.getloadavg()[0],
                 }  # fmt: skip
             )
             print(table(rows[-1:]).splitlines()[-1], flush=True)
