@@ -8,6 +8,8 @@
 #   PYTHON             interpreter of Python 3.11 (default: that of .venv)
 #   QWENLONG_VLLM      another folder for the environment
 #   QWENLONG_VLLM_GB   gigabytes for the cache of keys and values (default 2)
+#
+# `qwenlong agent vllm DIR --cpu --ngram N` prints a line for this script with n-gram speculative decoding.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 TORCH=2.13.0

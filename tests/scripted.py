@@ -17,8 +17,10 @@ from typing import Any
 class Endpoint(ThreadingHTTPServer):
     """`answer(body)` gives a text, or a dict with any of status, text, body (bytes), headers, finish, pause, drop.
 
-    `drop` closes the connection before a reply, `reset` with a TCP reset in the middle of one. `paid` counts the
-    requests that were answered with a whole completion, by their body as JSON.
+    `drop` closes the connection before a reply, `reset` with a TCP reset in the middle of one. A request with `stream`
+    gets the text word by word, `between` seconds apart; `torn` ends the stream after the first word, and `hung_up`
+    counts streams that the client left. `paid` counts the requests that were answered with a whole completion, by
+    their body as JSON.
     """
 
     daemon_threads = True
@@ -32,7 +34,7 @@ class Endpoint(ThreadingHTTPServer):
         self.paths: list[str] = []
         self.times: list[float] = []
         self.paid: Counter[str] = Counter()
-        self.busy = self.most = 0
+        self.busy = self.most = self.hung_up = 0
         self.guard = threading.Lock()
 
     @property
@@ -79,6 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
             # Before it goes out: whoever was killed while it was on its way has paid all the same.
             with self.server.guard:
                 self.server.paid[json.dumps(body, sort_keys=True)] += 1
+        if status == 200 and body.get("stream") and "body" not in said:
+            self._stream(said)
+            return
         try:
             self.send_response(status)
             for name, text in said.get("headers", {}).items():
@@ -96,6 +101,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
         except OSError:
             pass  # the client gave up
+
+    def _stream(self, said: dict[str, Any]) -> None:
+        words = [f"{word} " for word in said["text"].split()]
+        deltas: list[tuple[dict[str, Any], Any]] = [({"content": word}, None) for word in words]
+        deltas.append(({}, said.get("finish", "stop")))
+        try:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.end_headers()
+            for delta, finish in deltas[:1] if said.get("torn") else deltas:
+                choice = {"index": 0, "delta": delta, "finish_reason": finish}
+                self.wfile.write(f"data: {json.dumps({'id': 'x', 'choices': [choice]})}\n\n".encode())
+                self.wfile.flush()
+                time.sleep(said.get("between", 0.0))
+            if not said.get("torn"):
+                self.wfile.write(b"data: [DONE]\n\n")
+        except OSError:
+            with self.server.guard:
+                self.server.hung_up += 1
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Keep quiet."""

@@ -6,9 +6,12 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from qwenlong.core.errors import QwenlongError
+
+#: Pages of a PDF between two times that what was read for them is dropped.
+_PAGES_KEPT = 32
 
 
 class Refused(ValueError):
@@ -28,27 +31,34 @@ def load_json(text: str | bytes, max_depth: int) -> Any:
     NaN and infinities, which JSON does not have, are refused too.
     """
     try:
-        value = json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=no_constant)
     except json.JSONDecodeError as error:
         raise Refused("unreadable", f"is not JSON (line {error.lineno}: {error.msg}); mend it") from error
     except RecursionError as error:
-        raise Refused("too_deep", _too_deep(max_depth)) from error
+        raise Refused("too_deep", too_deep(max_depth)) from error
     except ValueError as error:
         # Numbers of thousands of digits, and bytes that are no Unicode.
         raise Refused("unreadable", f"is not JSON that can be used ({error}); mend it") from error
-    level, depth = list(_children([value])), 1
-    while level:
-        if depth > max_depth:
-            raise Refused("too_deep", _too_deep(max_depth))
-        level, depth = [child for node in level for child in _children(node)], depth + 1
+    check_depth(value, max_depth)
     return value
 
 
-def _too_deep(max_depth: int) -> str:
+def check_depth(value: Any, max_depth: int) -> None:
+    """Raise Refused (`too_deep`) for a JSON value that is nested more than `max_depth` levels deep."""
+    level, depth = list(_children([value])), 1
+    while level:
+        if depth > max_depth:
+            raise Refused("too_deep", too_deep(max_depth))
+        level, depth = [child for node in level for child in _children(node)], depth + 1
+
+
+def too_deep(max_depth: int) -> str:
+    """Return what is wrong with a JSON value that is nested too deeply, and what to do."""
     return f"is nested more than {max_depth} levels deep; flatten it, or raise the bound (max_json_depth)"
 
 
-def _no_constant(name: str) -> Any:
+def no_constant(name: str) -> Any:
+    """Refuse NaN and the infinities, as `parse_constant` of a decoder."""
     raise ValueError(f"{name} is no JSON number")
 
 
@@ -72,7 +82,12 @@ def json_text(value: Any) -> str:
 
 
 def pdf_pages(source: Path | bytes, max_pages: int | None = None) -> list[str]:
-    """Return the text of each page of a PDF, given by its path or its bytes.
+    """Return the text of each page of a PDF, given by its path or its bytes; raises as iter_pdf_pages."""
+    return list(iter_pdf_pages(source, max_pages))
+
+
+def iter_pdf_pages(source: Path | bytes | BinaryIO, max_pages: int | None = None) -> Iterator[str]:
+    """Yield the text of each page of a PDF: a path, bytes, or a file that can seek, of which parts are in memory.
 
     Raises Refused: `encrypted` when it asks for a password, `too_big` for more than `max_pages` pages, `unreadable` for
     what pypdf cannot read; QwenlongError when pypdf is not installed.
@@ -91,7 +106,12 @@ def pdf_pages(source: Path | bytes, max_pages: int | None = None) -> list[str]:
             raise Refused(
                 "too_big", f"has {count} pages, above {max_pages}; split it, or raise the bound (max_pdf_pages)"
             )
-        return [page.extract_text() for page in reader.pages]
+        for number in range(count):
+            text = reader.pages[number].extract_text()
+            # pypdf keeps every object that it has read: fonts are read again, and memory stays flat.
+            if number % _PAGES_KEPT == _PAGES_KEPT - 1:
+                reader.resolved_objects.clear()
+            yield text
     except Refused:
         raise
     except (MemoryError, KeyboardInterrupt):

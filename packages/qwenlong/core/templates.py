@@ -49,6 +49,19 @@ def fill(name: str, values: Mapping[str, object], folder: Path = FOLDER / VERSIO
     return _SLOT.sub(value, template(name, folder)).strip()
 
 
+def around(name: str, values: Mapping[str, object], slot: str) -> tuple[str, str]:
+    """Return what a filled template has before and behind one slot, whose value may be too long to be held.
+
+    Raises UsageError as `fill` does, and for a template that does not have the slot exactly once.
+    """
+    # No value holds it: files cannot have a zero byte in their names.
+    mark = "\0"
+    parts = fill(name, {**values, slot: mark}).split(mark)
+    if len(parts) != 2:
+        raise UsageError(f"template {name!r} has the slot {{{slot}}} {len(parts) - 1} times; it needs it once")
+    return parts[0], parts[1]
+
+
 def render_documents(documents: Sequence[Document]) -> str:
     """Return documents as the prompt shows them, numbered from 1."""
     return "\n".join(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,17 @@ class Generator:
         self.lock = threading.Lock()
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling], seeds: Sequence[int]
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sequence[Sampling],
+        seeds: Sequence[int],
+        unwanted: Callable[[int], bool] = lambda row: False,
     ) -> list[Generation]:
         """Return a response per prompt, in order. A row depends on its prompt, sampling and seed, not on other rows.
 
         Other rows change its numbers by float noise, which moves a token about once in a million; their order in the
-        call changes nothing at all, since rows are worked off in an order of their own.
+        call changes nothing at all, since rows are worked off in an order of their own. A row that becomes `unwanted`
+        (asked at each token) ends there, cut short like one that reached its limit.
         Raises UsageError for lists of unequal length and empty prompts.
         """
         if not len(prompts) == len(sampling) == len(seeds):
@@ -84,14 +90,19 @@ class Generator:
             self.model.eval()
             try:
                 for batch in _batches(prompts, sampling, self.max_batch_tokens):
-                    self._run(batch, sampling, seeds, results)
+                    self._run(batch, sampling, seeds, results, lambda row: unwanted(order[row]))
             finally:
                 self.model.train(was_training)
         placed = dict(zip(order, results, strict=True))
         return [placed[row] for row in range(len(order))]
 
     def _run(
-        self, jobs: list[_Job], sampling: Sequence[Sampling], seeds: Sequence[int], results: list[Generation]
+        self,
+        jobs: list[_Job],
+        sampling: Sequence[Sampling],
+        seeds: Sequence[int],
+        results: list[Generation],
+        unwanted: Callable[[int], bool],
     ) -> None:
         device = next(self.model.parameters()).device
         width = max(len(job.prompt) for job in jobs)
@@ -117,7 +128,7 @@ class Generator:
                 if token in stops[n]:
                     result.finish_reason = "stop"
                     alive[n] = False
-                elif len(result.token_ids) >= sampling[rows[n]].max_new_tokens:
+                elif len(result.token_ids) >= sampling[rows[n]].max_new_tokens or unwanted(rows[n]):
                     alive[n] = False
             living = [n for n, lives in enumerate(alive) if lives]
             if not living:
@@ -231,20 +242,41 @@ def eos_ids(path: str | Path) -> set[int]:
     return ids
 
 
+def place(dtype: str | None, device: str | None) -> tuple[str, str]:
+    """Return dtype and device of a model for inference: what is named, else bfloat16 on a GPU and float32 on CPUs.
+
+    Raises UsageError for names that torch does not know and devices that are not here.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        kind = torch.device(device).type
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {device!r} is not here; use cpu, or cuda where there is a GPU") from error
+    dtype = dtype or ("float32" if kind == "cpu" else "bfloat16")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UsageError(f"dtype {dtype!r} is no type of weights to compute with; use float32, bfloat16 or float16")
+    return dtype, device
+
+
 def load_generator(
-    path: str | Path, dtype: str = "float32", max_batch_tokens: int = 65536
+    path: str | Path, dtype: str = "float32", device: str | None = None, max_batch_tokens: int = 65536
 ) -> tuple[Generator, Tokenizer]:
     """Load a directory as a Generator with the ids that end its responses, and its tokenizer."""
-    model, tokenizer = load_model(path, dtype)
+    model, tokenizer = load_model(path, dtype, device)
     ends = eos_ids(path)
     # Padding is masked, so any id does; the end token always exists.
     return Generator(model, ends, tokenizer.eos_id, max_batch_tokens), tokenizer
 
 
+def _is_done(futures: Sequence[asyncio.Future[Generation]], row: int) -> bool:
+    return futures[row].done()
+
+
 class Local:
     """An asynchronous front to a Generator: whatever waits when it is idle becomes one batch.
 
-    Use it from one event loop at a time.
+    Use it from one event loop at a time. A caller that is cancelled takes its row out of the batch.
     """
 
     def __init__(self, generator: Generator) -> None:
@@ -271,7 +303,10 @@ class Local:
                 return
             prompts, samplings, seeds, futures = zip(*batch, strict=True)
             try:
-                results = await asyncio.to_thread(self._generator.generate, prompts, samplings, seeds)
+                # A caller that was cancelled has a future that is done.
+                results = await asyncio.to_thread(
+                    self._generator.generate, prompts, samplings, seeds, partial(_is_done, futures)
+                )
             except Exception as error:  # every caller of the batch gets it
                 for future in futures:
                     if not future.done():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,9 +40,11 @@ def generator(backend: Backend, *, temperature: float, top_p: float, seed: int) 
 
     async def generate(messages: Messages, max_tokens: int, turn_index: int) -> Turn:
         turn_seed = seeds.derive(seed, "turn", turn_index)
-        return await backend.complete(
+        began = time.monotonic()
+        turn = await backend.complete(
             messages, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=turn_seed
         )
+        return replace(turn, seconds=round(time.monotonic() - began, 3))
 
     return generate
 
@@ -49,7 +53,7 @@ class EndpointBackend:
     """A model behind an OpenAI-compatible address."""
 
     def __init__(self, client: Client, name: str, tokenizer: Tokenizer, window: int | None = None) -> None:
-        self._client = client
+        self.client = client
         self.name = name
         self.tokenizer = tokenizer
         self.window = window
@@ -58,9 +62,7 @@ class EndpointBackend:
         self, messages: Messages, *, max_tokens: int, temperature: float, top_p: float, seed: int
     ) -> Turn:
         """Return one turn. Raises core.llm.Unavailable when the endpoint stays silent."""
-        reply = await self._client.chat(
-            messages, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
-        )
+        reply = await self.client.chat(messages, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
         text = reply.text
         # A server may leave out the <think> that its template opened; a reply cut short then looks like an answer.
         # A reply that ended by itself without any tag comes from a server that takes the thinking out.
@@ -77,7 +79,7 @@ class EndpointBackend:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self.client.close()
 
 
 class LocalBackend:
@@ -153,11 +155,20 @@ def open_backend(
     base_url: str | None = None,
     tokenizer: str | None = None,
     api_key_env: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
+    device: str | None = None,
+    timeout: float = 600.0,
+    retries: int = 4,
+    deadline: float | None = None,
+    concurrency: int = 32,
+    private: bool = False,
 ) -> Backend:
     """Return a model behind `base_url`, or without one the model directory `model`, loaded here.
 
-    `tokenizer` (default: the model's own) counts tokens for an endpoint.
+    `tokenizer` (default: the model's own) counts tokens for an endpoint. `timeout` (seconds of one try), `retries`,
+    `deadline` (seconds of all tries) and `concurrency` (requests in flight) are those of `core.config.EndpointConfig`;
+    `private` is that of `core.llm.Client`. `dtype` and `device` are those of a local model: by default bfloat16 on a
+    GPU where there is one, else float32.
 
     Raises UsageError naming what is missing.
     """
@@ -165,13 +176,21 @@ def open_backend(
         from qwenlong.core.config import EndpointConfig
         from qwenlong.core.llm import Client
 
-        endpoint = EndpointConfig(base_url=base_url, model=model, api_key_env=api_key_env)
-        return EndpointBackend(Client(endpoint, None), model, find_tokenizer(tokenizer or model))
+        endpoint = EndpointConfig(
+            base_url=base_url,
+            model=model,
+            api_key_env=api_key_env,
+            timeout_seconds=timeout,
+            retries=retries,
+            deadline_seconds=deadline,
+            concurrency=concurrency,
+        )
+        return EndpointBackend(Client(endpoint, None, private=private), model, find_tokenizer(tokenizer or model))
     folder = Path(model)
     if not (folder / "config.json").is_file():
         raise UsageError(f"--model {model!r} is no model directory (no config.json); give one, or --base-url")
     from qwenlong.inference import engine
 
     # The model reads its own tokens; another tokenizer would be a mistake, not a choice.
-    loaded, own = engine.load_generator(folder, dtype)
+    loaded, own = engine.load_generator(folder, *engine.place(dtype, device))
     return LocalBackend(engine.Local(loaded), label(model), own, window_of(folder))

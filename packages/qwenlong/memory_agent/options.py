@@ -25,6 +25,14 @@ RecallChunks = Annotated[bool | None, typer.Option(help="recall sentences of pas
 Parallel = Annotated[int | None, typer.Option(min=1, help="groups of chunks read at the same time [fast: 4]")]
 Order = Annotated[str | None, typer.Option(help="question_first, or section_first for many questions on one document")]
 Repair = Annotated[bool | None, typer.Option(help="ask once more for an unusable reply [fast: on]")]
+Temperature = Annotated[float, typer.Option(help="sampling temperature; 0 is greedy")]
+TopP = Annotated[float, typer.Option(help="nucleus sampling")]
+Seed = Annotated[int, typer.Option(help="seed of the sampling")]
+Timeout = Annotated[float, typer.Option(min=0.001, help="seconds for one try of a request")]
+Retries = Annotated[int, typer.Option(min=0, help="tries of a request after the first")]
+Deadline = Annotated[
+    float | None, typer.Option(min=0.001, help="seconds for all tries of a request together [no limit]")
+]
 PromptFolder = Annotated[Path | None, typer.Option("--prompts", help="folder of templates that replace built-in ones")]
 
 

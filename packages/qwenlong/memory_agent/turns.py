@@ -19,7 +19,7 @@ class Turn:
 
     `text` holds the thinking block too; `finish_reason` is "stop" or "length", or another word of the server; "error"
     when there was no reply. The ids are those the model read and wrote (end-of-turn token included), `log_probs` one
-    value a response token.
+    value a response token; `seconds` from asking to reply, where they were measured.
     """
 
     text: str
@@ -29,6 +29,7 @@ class Turn:
     log_probs: list[float] = field(default_factory=list)
     n_prompt_tokens: int | None = None
     n_response_tokens: int | None = None
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def prompt_tokens(self) -> int:

@@ -167,6 +167,22 @@ def test_time_outs_are_counted_by_kind(endpoint: Any) -> None:
     assert usage.failures == {"timeout": 2} and usage.requests == 2 and 0.3 < usage.seconds < 2
 
 
+def test_a_deadline_bounds_tries_and_pauses_together(endpoint: Any) -> None:
+    endpoint.answer = lambda body: {"status": 503, "headers": {"Retry-After": "30"}}
+
+    async def go(**settings_: Any) -> Usage:
+        async with client(endpoint.url, **settings_) as one:
+            await chat(one)
+            return one.usage
+
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match="within 0.4 s, tries and pauses together"):
+        asyncio.run(go(retries=9, deadline_seconds=0.4))
+    assert time.monotonic() - began < 10 and len(endpoint.requests) == 1
+    endpoint.answer = lambda body: {"text": "late", "pause": 0.1}
+    assert asyncio.run(go(deadline_seconds=60.0)).replies == 1
+
+
 def test_retry_after_may_be_a_date(endpoint: Any) -> None:
     said = iter([{"status": 429, "headers": {"Retry-After": formatdate(time.time() + 2, usegmt=True)}}, "1912"])
     endpoint.answer = lambda body: next(said)

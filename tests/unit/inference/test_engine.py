@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 import torch
@@ -180,6 +181,53 @@ def test_local_batches_concurrent_callers() -> None:
     results = asyncio.run(all_rows())
     assert sizes == [6, 1]
     assert [r.token_ids for r in results] == [r.token_ids for r in plain(rows, [Sampling(5)] * 6, list(range(6)))]
+
+
+def test_a_row_that_nobody_wants_any_more_ends() -> None:
+    """The others are as they would have been; the rows are the caller's, whatever order they are worked off in."""
+    generator = Generator(make("qwen3"), {1}, 0)
+    rows = prompts(4)
+    sampling = [Sampling(20)] * 4
+    whole = generator.generate(rows, sampling, [3, 4, 5, 6])
+    asked = {row: 0 for row in range(4)}
+
+    def unwanted(row: int) -> bool:
+        asked[row] += 1
+        return row == 2 and asked[row] == 5
+
+    cut = generator.generate(rows, sampling, [3, 4, 5, 6], unwanted)
+    assert cut[2].token_ids == whole[2].token_ids[:5] and cut[2].finish_reason == "length"
+    assert [cut[n] for n in (0, 1, 3)] == [whole[n] for n in (0, 1, 3)]
+    assert len(whole[2].token_ids) > 5
+
+
+def test_a_caller_that_is_cancelled_leaves_the_batch() -> None:
+    class Slow(torch.nn.Module):
+        """Takes a hundredth of a second a step."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = make("llama")
+            self.config = self.inner.config
+            self.steps = 0
+
+        def forward(self, **inputs: torch.Tensor) -> object:
+            self.steps += 1
+            time.sleep(0.01)
+            return self.inner(**inputs)
+
+    async def leave() -> int:
+        model = Slow()
+        generator = Generator(model, set(), 0)
+        task = asyncio.ensure_future(Local(generator).generate([5, 6, 7], Sampling(100), 1))
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.to_thread(generator.lock.acquire)
+        return model.steps
+
+    assert 1 <= asyncio.run(leave()) < 60
 
 
 def test_local_hands_errors_to_the_callers() -> None:

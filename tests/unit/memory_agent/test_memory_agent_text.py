@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qwenlong.core.errors import DataError, UsageError
+from qwenlong.core.html_pages import html_text
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.memory_agent import parsing
 from qwenlong.memory_agent.chunking import split
-from qwenlong.memory_agent.documents import html_text, read_document, render
+from qwenlong.memory_agent.documents import read_document, render
 
 _KEEP = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -140,7 +141,7 @@ def test_documents_of_every_kind_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.txt", b"ab\xffcd", "not UTF-8 .byte 2"),
+        ("x.txt", b"ab\xff\xfed", "not UTF-8 .2 bytes"),
         ("x.json", b"{", "not JSON .line 1"),
         ("x.txt", b" \n", "holds no text"),
         ("x.pdf", b"not a pdf", "cannot be read as PDF"),

@@ -140,6 +140,8 @@ class EndpointConfig(Section):
     """Requests in flight."""
     retries: Annotated[int, Field(ge=0)] = 4
     """Tries after the first, with growing pauses."""
+    deadline_seconds: Annotated[float, Field(gt=0)] | None = None
+    """All tries of one request together, with the pauses and waits for limits between them; none: no limit."""
     patience_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """In training: time for one verdict, the wait for a turn, tries and pauses together. The rollout is dropped after
     it, so that a judge that hangs holds up a step for no longer."""

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwenlong.core.config import EndpointConfig
 from qwenlong.core.errors import ConfigError
 from qwenlong.core.llm.cache import Cache
 from qwenlong.core.llm.errors import Rejected, Unavailable
-from qwenlong.core.llm.limits import Limits, estimate
+from qwenlong.core.llm.limits import Limits, Ticket, estimate
 from qwenlong.core.llm.reply import Reply, parse
 from qwenlong.core.llm.usage import Meter, Usage
 from qwenlong.core.logs import REDACTED, get, redact_text
@@ -26,6 +28,7 @@ from qwenlong.core.logs import REDACTED, get, redact_text
 if TYPE_CHECKING:
     import httpx
 
+T = TypeVar("T")
 _LOG = get("qwenlong.core.llm")
 _RETRIED = {408, 409, 425, 429}
 #: Longest pause between two tries, in seconds, whatever the server asks for.
@@ -45,7 +48,8 @@ class Client:
 
     With `cache` (a folder), a reply to the very same request is read from disk; processes may share the folder, and
     a request that one of them is asking is not asked twice. Clients of one endpoint may share `limits`; by default
-    each has its own. `usage` counts what was asked, answered and spent. Raises ConfigError when the variable named by
+    each has its own. `usage` counts what was asked, answered and spent. With `private`, log lines name the kind of a
+    fault and nothing that the server said, which may repeat the prompt. Raises ConfigError when the variable named by
     `api_key_env` is not set.
     """
 
@@ -56,10 +60,11 @@ class Client:
         *,
         first_pause: float = 0.5,
         limits: Limits | None = None,
+        private: bool = False,
     ) -> None:
         import httpx
 
-        self.endpoint, self.cache, self._first_pause = endpoint, cache, first_pause
+        self.endpoint, self.cache, self._first_pause, self._private = endpoint, cache, first_pause, private
         self._cache = None if cache is None else Cache(cache)
         self._limits = Limits(endpoint) if limits is None else limits
         self._meter = Meter(endpoint)
@@ -121,7 +126,8 @@ class Client:
         """Return the model's reply.
 
         Tries again with growing pauses (Retry-After is heeded) on 408, 409, 425, 429, 5xx, time-outs, broken
-        connections and bodies that are no completion. Raises Unavailable after `retries`, Rejected on other 4xx.
+        connections and bodies that are no completion. Raises Unavailable after `retries` or at the deadline, Rejected
+        on other 4xx.
         """
         body: dict[str, Any] = {
             "model": self.endpoint.model,
@@ -138,7 +144,7 @@ class Client:
             body["response_format"] = dict(response_format)
         if self._cache is None:
             async with self._limits.slots:
-                return await self._tries(body)
+                return await self._reply(body)
         file = self._cache.file(body)
         reply = self._cache.read(file)
         if reply is None:
@@ -146,47 +152,112 @@ class Client:
             async with self._limits.slots, self._cache.alone(file):
                 reply = self._cache.read(file)
                 if reply is None:
-                    reply = await self._tries(body)
+                    reply = await self._reply(body)
                     self._cache.write(file, reply)
         if reply.cached:
             self._meter.replied(reply)
         return reply
 
-    async def _tries(self, body: dict[str, Any]) -> Reply:
+    async def completion(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Send a request's body as it is, for this endpoint's model; return the server's whole object.
+
+        For what `chat` knows nothing of: tools, formats, several choices. Tries and raises like `chat`.
+        """
+        async with self._limits.slots:
+            return (await self._tries({**body, "model": self.endpoint.model}, self._value, 0))[0]
+
+    @asynccontextmanager
+    async def passed_on(self, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
+        """Send like `completion`; yield the response, its own body unread: a stream.
+
+        Tries again until a response begins; what breaks later raises httpx.HTTPError from the reading.
+        """
+        asked = {**body, "model": self.endpoint.model}
+        async with self._limits.slots:
+            response, _ = await self._tries(asked, self._begin, 0)
+            try:
+                yield response
+            finally:
+                await response.aclose()
+
+    async def _reply(self, body: dict[str, Any]) -> Reply:
+        reply, ticket = await self._tries(body, self._once, estimate(body["messages"], body["max_tokens"]))
+        ticket.settle(reply.n_prompt_tokens + reply.n_response_tokens)
+        self._meter.replied(reply)
+        return reply
+
+    async def _tries(
+        self, body: dict[str, Any], send: Callable[[dict[str, Any]], Awaitable[T]], tokens: int
+    ) -> tuple[T, Ticket]:
+        deadline = self.endpoint.deadline_seconds
+        try:
+            async with asyncio.timeout(deadline):
+                return await self._attempts(body, send, tokens)
+        except TimeoutError:
+            self._meter.failed("deadline")
+            raise Unavailable(
+                f"{self!r} gave no usable reply within {deadline:g} s, tries and pauses together; "
+                "check that the server keeps up, or raise the deadline",
+                "deadline",
+            ) from None
+
+    async def _attempts(
+        self, body: dict[str, Any], send: Callable[[dict[str, Any]], Awaitable[T]], tokens: int
+    ) -> tuple[T, Ticket]:
         pause = self._first_pause
         for attempt in range(self.endpoint.retries + 1):
-            ticket = await self._limits.start(estimate(body["messages"], body["max_tokens"]))
+            ticket = await self._limits.start(tokens)
             self._meter.sent(attempt)
             began = time.monotonic()
             try:
-                reply = await self._once(body)
+                return await send(body), ticket
             except _Retry as failure:
                 self._meter.failed(failure.kind)
-                reason = str(failure)
+                reason, kind = str(failure), failure.kind
                 if attempt == self.endpoint.retries:
                     break
                 wait = pause if failure.pause is None else failure.pause
                 spread = self._jitter.uniform(-JITTER, JITTER) if failure.pause is None else 0.0
                 wait = min(wait * (1 + spread), MAX_PAUSE)
-                _LOG.warning("%r: %s; try %d in %.1f s", self, reason, attempt + 2, wait)
+                said = kind if self._private else reason
+                _LOG.warning("%r: %s; try %d in %.1f s", self, said, attempt + 2, wait)
                 pause *= 2
             except Rejected as failure:
                 self._meter.failed(f"status_{failure.status}")
                 raise
-            else:
-                ticket.settle(reply.n_prompt_tokens + reply.n_response_tokens)
-                self._meter.replied(reply)
-                return reply
             finally:
                 self._meter.took(time.monotonic() - began)
             await asyncio.sleep(wait)
         tries = self.endpoint.retries + 1
         raise Unavailable(
             f"{self!r} gave no usable reply in {tries} {'try' if tries == 1 else 'tries'}, the last: {reason}; "
-            "check that the server runs and that base_url is right"
+            "check that the server runs and that base_url is right",
+            kind,
         )
 
     async def _once(self, body: dict[str, Any]) -> Reply:
+        response = await self._post(body)
+        try:
+            reply = parse(response.json())
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            raise self._no_completion(response) from None
+        # A server that repeats the key would have it stand in caches and journals.
+        return replace(reply, text=self.without_key(reply.text))
+
+    async def _value(self, body: dict[str, Any]) -> dict[str, Any]:
+        response = await self._post(body)
+        try:
+            value = json.loads(self.without_key(response.text))
+            if value["choices"][0]["message"] is not None:
+                return dict(value)
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+            pass
+        raise self._no_completion(response)
+
+    def _no_completion(self, response: httpx.Response) -> _Retry:
+        return _Retry("protocol", f"status {response.status_code}, but no completion: {self._message(response)!r}")
+
+    async def _post(self, body: dict[str, Any]) -> httpx.Response:
         import httpx
 
         try:
@@ -197,6 +268,28 @@ class Client:
             raise _Retry("timeout", f"no reply within {self.endpoint.timeout_seconds:g} s") from None
         except httpx.HTTPError as error:
             raise _Retry("connection", self._clean(f"{type(error).__name__}: {error}")) from None
+        self._refuse(response, body)
+        return response
+
+    async def _begin(self, body: dict[str, Any]) -> httpx.Response:
+        """Return a response whose status and headers are there and whose body is not yet read."""
+        import httpx
+
+        try:
+            async with asyncio.timeout(self.endpoint.timeout_seconds):
+                request = self._http.build_request("POST", self._url, json=body)
+                response = await self._http.send(request, stream=True)
+                if response.status_code >= 400:
+                    await response.aread()
+        except (httpx.TimeoutException, TimeoutError):
+            raise _Retry("timeout", f"no reply within {self.endpoint.timeout_seconds:g} s") from None
+        except httpx.HTTPError as error:
+            raise _Retry("connection", self._clean(f"{type(error).__name__}: {error}")) from None
+        self._refuse(response, body)
+        return response
+
+    def _refuse(self, response: httpx.Response, body: Mapping[str, Any]) -> None:
+        """Raise what a status of failure stands for."""
         status = response.status_code
         if status in _RETRIED or status >= 500:
             raise _Retry(f"status_{status}", f"status {status}: {self._message(response)}", _retry_after(response))
@@ -206,19 +299,15 @@ class Client:
                 "check the model's name, the key's variable and the length of the prompt"
                 + (", and structured_output" if "response_format" in body else ""),
                 status,
+                self._message(response),
             )
-        try:
-            reply = parse(response.json())
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            raise _Retry("protocol", f"status {status}, but no completion: {self._message(response)!r}") from None
-        # A server that repeats the key would have it stand in caches and journals.
-        return replace(reply, text=reply.text.replace(self._key, REDACTED)) if self._key else reply
+
+    def without_key(self, text: str) -> str:
+        """Return `text` without this endpoint's key: a server may echo the key it was given."""
+        return text.replace(self._key, REDACTED) if self._key else text
 
     def _clean(self, text: str) -> str:
-        # A server may echo the key it was given.
-        if self._key:
-            text = text.replace(self._key, REDACTED)
-        return redact_text(text)
+        return redact_text(self.without_key(text))
 
     def _message(self, response: httpx.Response) -> str:
         return self._clean(" ".join(response.text.split()))[:300]
