@@ -102,7 +102,7 @@ def _serve(
     sampling: dict[str, Any],
     upstream: dict[str, Any],
     limits: dict[str, Any],
-    local: dict[str, str | None],
+    local: dict[str, Any],
 ) -> None:
     try:
         from qwenlong.memory_agent import server
