@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from qwenlong.core.errors import QwenlongError
+from qwenlong.core.errors import QwenlongError, UsageError
 from qwenlong.core.files import atomic_file, code_digest, digest_value
 from qwenlong.core.llm import Rejected
 from qwenlong.core.llm.asking import DENIED
@@ -20,8 +20,8 @@ from qwenlong.memory_agent.chunks import Chunks
 from qwenlong.memory_agent.lockstep import Lockstep
 from qwenlong.memory_agent.loop import Generate, Messages, Result, Step, Turn
 
-#: Items under way for each request in flight: while one is cut into sections or written, another's request runs.
-AHEAD = 2
+#: Items under way beyond one for each request in flight: while one is cut or written, another's request runs.
+AHEAD = 16
 #: Requests in a row that come to nothing, for each in flight, until the endpoint counts as down.
 PATIENCE = 2
 
@@ -71,11 +71,23 @@ class Totals:
                 self.unclean.append(record["id"])
 
 
+class Pages(Protocol):
+    """Where results are shown, one page an item."""
+
+    def missing(self, item: Item) -> bool:
+        """Tell whether an item has no page yet."""
+        ...
+
+    def write(self, item: Item, sections: Sequence[str], result: Result) -> None:
+        """Write an item's page."""
+        ...
+
+
 class Batch:
     """One run over a list.
 
-    `load(item)` gives the sections of an item, off the event loop; `keep(item, sections, result)` sees each result
-    that this run comes to. At most `concurrency` requests are in flight.
+    `load(item)` gives the sections of an item, off the event loop. `pages` sees each result that this run comes to; a
+    finished item without its page is read from its journal again. At most `concurrency` requests are in flight.
     """
 
     def __init__(
@@ -84,9 +96,9 @@ class Batch:
         load: Callable[[Item], Chunks],
         *,
         concurrency: int,
-        keep: Callable[[Item, Sequence[str], Result], None] | None = None,
+        pages: Pages | None = None,
     ) -> None:
-        self._agent, self._load, self._keep = agent, load, keep
+        self._agent, self._load, self._pages = agent, load, pages
         self.totals = Totals()
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
@@ -101,10 +113,12 @@ class Batch:
 
         An item that fails is a record with an error. Raises QwenlongError when a file cannot be written.
         """
-        todo = [job for job in jobs if self._finished(job) is None]
-        self.totals.finished_before = len(jobs) - len(todo)
+        finished = {job.item.id for job in jobs if self._finished(job) is not None}
+        pages = self._pages
+        todo = [job for job in jobs if job.item.id not in finished or (pages is not None and pages.missing(job.item))]
+        self.totals.finished_before = len(finished)
         with Progress("batch", len(jobs), "item") as progress:
-            progress.advance(self.totals.finished_before)
+            progress.advance(len(jobs) - len(todo))
             await self._ask_all(self._waves(todo), progress)
         with atomic_file(out) as partial, partial.open("wb") as stream:
             for job in jobs:
@@ -126,7 +140,7 @@ class Batch:
         return [group[first : first + size] for group in groups.values() for first in range(0, len(group), size)]
 
     async def _ask_all(self, waves: Sequence[Sequence[Job]], progress: Progress) -> None:
-        room = AHEAD * self._concurrency
+        room = self._concurrency + min(AHEAD, self._concurrency)
         tasks: dict[asyncio.Task[None], int] = {}
         try:
             for wave in waves:
@@ -142,11 +156,11 @@ class Batch:
 
     async def _wave(self, wave: Sequence[Job], progress: Progress) -> None:
         sections: Chunks | None = None
-        fault: QwenlongError | None = None
+        fault: QwenlongError | OSError | None = None
         try:
             if not self._gave_up:
                 sections = await asyncio.to_thread(self._load, wave[0].item)
-        except QwenlongError as error:
+        except (QwenlongError, OSError) as error:
             fault = error
         group = Lockstep(job.item.id for job in wave)
 
@@ -156,7 +170,7 @@ class Batch:
                 if sections is None:
                     raise fault or NotAsked(f"not asked, since {self._gave_up}")
                 await self._one(job, sections, group, steps)
-            except QwenlongError as error:
+            except (QwenlongError, OSError) as error:
                 self._failed[job.item.id] = self._record(
                     job, answering.unfinished(steps, len(sections or ())), type(error).__name__, str(error)
                 )
@@ -186,8 +200,8 @@ class Batch:
             generate = group.wrap(book.wrap(self._generate()), name)
             result = await self._agent.ask(job.item.question, job.item.format, sections, generate, on_step)
             record = self._record(job, answering.summary(result), *_fault(result))
-            if self._keep is not None:
-                await asyncio.to_thread(self._keep, job.item, sections, result)
+            if self._pages is not None:
+                await asyncio.to_thread(self._pages.write, job.item, sections, result)
             if answering.lasting(result):
                 with atomic_file(job.result) as partial:
                     partial.write_bytes(journal.encode({"made_by": self._made_by, "record": record}))
@@ -207,7 +221,7 @@ class Batch:
 
         return bounded
 
-    def _saw(self, error: QwenlongError) -> None:
+    def _saw(self, error: Exception) -> None:
         """Take note of an item that failed: when the endpoint is down or refuses the key, the rest is not asked."""
         denied = isinstance(error, Rejected) and error.status in DENIED
         if not self._gave_up and (denied or isinstance(error, EndpointDown)):
@@ -237,6 +251,23 @@ def _fault(result: Result) -> tuple[str | None, str]:
     if not result.answer:
         return "NoAnswer", f"the last turn ended by {result.steps[-1].turn.finish_reason!r} without an answer"
     return None, ""
+
+
+def allow_files(concurrency: int) -> None:
+    """Raise this process's limit of open files to what so many requests in flight need.
+
+    Raises UsageError where the system does not allow it.
+    """
+    import resource
+
+    # A connection for each request; a journal and the sections for each item; the rest for libraries.
+    needed = concurrency + 2 * (concurrency + AHEAD) + 128
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise UsageError(f"--concurrency {concurrency} needs {needed} open files and {hard} are allowed; lower it")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 async def _first(tasks: dict[asyncio.Task[None], int]) -> None:

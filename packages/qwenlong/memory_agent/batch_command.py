@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from qwenlong.memory_agent.batch import Job, Totals
     from qwenlong.memory_agent.batch_items import Item
     from qwenlong.memory_agent.chunks import Chunks
-    from qwenlong.memory_agent.loop import Result
 
 #: Names that a message lists; the rest is counted.
 SHOWN = 20
@@ -49,7 +48,7 @@ def batch(
     journal: Annotated[
         Path | None, typer.Option(help="folder of turns and results; default: OUT.jsonl.journal")
     ] = None,
-    trace: Annotated[Path | None, typer.Option(help="folder for an HTML page of each item that this run asks")] = None,
+    trace: Annotated[Path | None, typer.Option(help="folder for an HTML page of each item")] = None,
     timeout: options.Timeout = 600.0,
     retries: options.Retries = 4,
     deadline: options.Deadline = None,
@@ -68,16 +67,20 @@ def batch(
     from qwenlong.core.files import digest_path, digest_value
     from qwenlong.memory_agent.answering import Agent
     from qwenlong.memory_agent.backends import open_backend
-    from qwenlong.memory_agent.batch import Batch
+    from qwenlong.memory_agent.batch import Batch, allow_files
     from qwenlong.memory_agent.batch_items import read_items
+    from qwenlong.memory_agent.trace import Folder
 
     with reported():
-        config = options.agent_config(**{name: given[name] for name in AgentConfig.model_fields})
+        config = options.agent_config(**{name: given[name] for name in AgentConfig.model_fields if name in given})
         items = read_items(source)
         if out.is_dir() or out.resolve() == source.resolve():
             raise UsageError(f"{out} cannot be the output: it is a folder or the list itself; name another file")
         folder = journal if journal is not None else out.with_name(f"{out.name}.journal")
         ownership.lock(folder / "lock", "agent batch", folder)
+        for stale in folder.glob("[0-9a-f][0-9a-f]/.*.result.????????.partial"):
+            stale.unlink(missing_ok=True)
+        allow_files(concurrency)
         backend = open_backend(
             model,
             base_url=base_url,
@@ -91,8 +94,8 @@ def batch(
         limit = window if window is not None else backend.window
         agent = Agent(backend, config, temperature, top_p, seed, limit, "" if base_url else digest_path(model))
         jobs = _jobs(items, source.parent, folder, agent)
-        keep = None if trace is None else _tracer(trace, model)
-        work = Batch(agent, _loader(source.parent, agent), concurrency=concurrency, keep=keep)
+        pages = None if trace is None else Folder(trace, model)
+        work = Batch(agent, _loader(source.parent, agent), concurrency=concurrency, pages=pages)
 
         async def run() -> Totals:
             try:
@@ -130,15 +133,6 @@ def _loader(beside: Path, agent: Agent) -> Callable[[Item], Chunks]:
         return agent.sections(item.paths(beside)) if item.text is None else agent.sections_of(item.text)
 
     return load
-
-
-def _tracer(folder: Path, model: str) -> Callable[[Item, Sequence[str], Result], None]:
-    from qwenlong.memory_agent.trace import file_name, write_trace
-
-    def keep(item: Item, sections: Sequence[str], result: Result) -> None:
-        write_trace(folder / file_name(item.id), item.question, result, sections, model)
-
-    return keep
 
 
 def _report(totals: Totals, out: Path, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from qwenlong.core.files import digest_value, write_text
 from qwenlong.memory_agent.answering import shortcoming
+from qwenlong.memory_agent.batch_items import Item
 from qwenlong.memory_agent.loop import Result, Step
 from qwenlong.memory_agent.memory_diff import Piece, clipped, diff, shortened
 
@@ -57,6 +58,22 @@ def file_name(item: str) -> str:
     """Return a name for an item's page: its id as far as it can name a file, and a digest where it cannot."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", item)[:80].strip(".") or "item"
     return f"{plain}.html" if plain == item else f"{plain}-{digest_value(item)[:8]}.html"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of pages, one for each item of a batch."""
+
+    folder: Path
+    model: str
+
+    def missing(self, item: Item) -> bool:
+        """Tell whether an item has no page yet."""
+        return not (self.folder / file_name(item.id)).is_file()
+
+    def write(self, item: Item, sections: Sequence[str], result: Result) -> None:
+        """Write an item's page."""
+        write_trace(self.folder / file_name(item.id), item.question, result, sections, self.model)
 
 
 def write_trace(path: Path, question: str, result: Result, sections: Sequence[str], model: str) -> None:

@@ -1,8 +1,9 @@
 """A scripted endpoint in a process of its own, which a killed client does not take along: it counts, and it fails.
 
-`python agent_server.py SETTINGS` prints its port. SETTINGS is JSON: `delay` (seconds a call takes), `faults` (shares by
-kind), `hang` (seconds), `seed`. A reply depends on all of its prompt: a memory that differs in one turn differs in all
-that follow. GET /log returns every call as [item, digest of the prompt, kind of fault or ""].
+`python agent_server.py SETTINGS` prints its port. SETTINGS is JSON: `delay` (seconds a call takes), `faults` (how many
+of each kind among 40 calls, from the first on), `hang` (seconds), `seed`. A reply depends on all of its prompt: memory
+that differs in one turn differs in all that follow. GET /log returns every call as [item, digest of the prompt, kind of
+fault or ""].
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ import random
 import sys
 import threading
 import time
-from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 SETTINGS = {"delay": 0.0, "faults": {}, "hang": 3.0, "seed": 0} | json.loads(sys.argv[1])
 LOG: list[tuple[str, str, str]] = []
-TRIES: Counter[str] = Counter()
+DECK: list[str] = []
 GUARD = threading.Lock()
 
 
@@ -51,8 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
         item = prompt.partition("<<")[2].partition(">>")[0]
         with GUARD:
-            TRIES[digest] += 1
-            kind = fault(f"{SETTINGS['seed']}/{digest}/{TRIES[digest]}")
+            kind = fault(len(LOG))
             LOG.append((item, digest, kind))
         time.sleep(SETTINGS["hang"] if kind == "hang" else SETTINGS["delay"])
         text, finish = good(prompt), "stop"
@@ -92,14 +91,13 @@ class Handler(BaseHTTPRequestHandler):
         """Keep quiet."""
 
 
-def fault(name: str) -> str:
-    """Return the fault that a call meets, "" for none; the same in every run."""
-    drawn = random.Random(name).random()
-    for kind, share in SETTINGS["faults"].items():
-        drawn -= share
-        if drawn < 0:
-            return str(kind)
-    return ""
+def fault(call: int) -> str:
+    """Return the fault that a call meets, "" for none: drawn without putting back, each kind keeps its share."""
+    if not DECK:
+        DECK.extend(kind for kind, count in SETTINGS["faults"].items() for _ in range(count))
+        DECK.extend([""] * (40 - len(DECK)))
+        random.Random(f"{SETTINGS['seed']}/{call}").shuffle(DECK)
+    return DECK.pop()
 
 
 class Server(ThreadingHTTPServer):

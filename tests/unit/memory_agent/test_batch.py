@@ -104,6 +104,9 @@ def test_results_stand_in_the_order_of_the_list(tmp_path: Path, tokenizer: Token
     assert len({row["settings"] for row in found.values()}) == 1
     pages = sorted(page.name for page in (tmp_path / "pages").iterdir())
     assert len(pages) == 2 and pages[0] == "text.html" and pages[1].startswith("two_docs-")
+    # The page that is missing is made from the journal, without the endpoint.
+    done = RUN.invoke(app, words(source, out, url, tokenizer.folder, *trace))
+    assert done.exit_code == 0 and len(list((tmp_path / "pages").iterdir())) == 3, done.output
 
 
 def test_a_batch_gives_up_on_an_endpoint_that_denies(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -257,7 +260,7 @@ def test_nobody_reads_on_while_others_are_behind() -> None:
                 await group.turn(name)
                 read.append((name, section))
                 await asyncio.sleep(pause)
-                group.step(name, Step(section, "update", "ok", Turn("", "stop"), "", ""))
+                group.step(name, Step(section, "update", "ok", Turn("", "stop"), "", "", section))
             if name == "c":
                 raise DataError("gone")
         except DataError:
