@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 _BLOCKS = frozenset(
@@ -27,6 +28,14 @@ _EMPTY = re.compile(r"(?:#{1,6}|-)")
 _COMMENT = re.compile(r"<!--(?:-?>|.*?(?:--!?>|\Z))|<!\[CDATA\[|<[!?][^>]{0,4096}>?", re.DOTALL)
 #: A tag that is still open after so many characters is text. A `<` that opens no tag is written as an entity.
 _STRAY = re.compile(r"<(?!/?[A-Za-z][^<>]{0,65536}>)")
+
+#: What may be long and hold anything, and what ends it.
+_OPENED = re.compile(r"(?i)<!--|<(script|style)\b[^>]{0,4096}>")
+_CLOSED_BY = {
+    "--": re.compile(r"--!?>"),
+    "script": re.compile(r"(?i)</script\s*>"),
+    "style": re.compile(r"(?i)</style\s*>"),
+}
 
 
 @dataclass
@@ -182,18 +191,9 @@ def html_page(source: str) -> tuple[str, str]:
     several columns or rows keep the others in their places), all else one line a block. Any input gives some text.
     """
     parser = _Page()
-    # Script bodies may hold anything; html.parser ends them at their end tag, and so must the cleaning before it.
-    source = re.sub(r"(?is)<(script|style)\b[^>]{0,4096}>.*?(?:</\1\s*>|\Z)", " ", source)
-    parser.feed(_STRAY.sub("&lt;", _COMMENT.sub("", source)))
+    parser.feed(_clean(source))
     parser.close()
-    kept: list[str] = []
-    for line in "".join(parser.parts).split("\n"):
-        line = line.rstrip()
-        if _EMPTY.fullmatch(line.strip()):
-            continue
-        if line.strip() or (kept and kept[-1]):
-            kept.append(line if line.startswith("  ") else line.strip())
-    text = "\n".join(kept).strip()
+    text = "\n".join(_shown("".join(parser.parts).split("\n"))).strip()
     title = " ".join("".join(parser.title).split())
     if not title:
         heading = re.search(r"^#{1,6} (.+)$", text, re.MULTILINE)
@@ -204,4 +204,91 @@ def html_page(source: str) -> tuple[str, str]:
 def html_text(source: str) -> str:
     """Return the visible text of an HTML page (see html_page) under its title, where it has one."""
     title, text = html_page(source)
-    return text if not title or text.startswith(title) or f"# {title}\n" in f"{text}\n" else f"{title}\n{text}".strip()
+    return f"{title}\n{text}".strip() if _lacks(text, title) else text
+
+
+def html_stream(pieces: Iterable[str], size: int = 1 << 20) -> Iterator[str]:
+    """Yield the text of a page that comes in pieces: what html_text returns, of a page of any length.
+
+    `size` characters of the source are looked at together; a table, a comment and a script are held whole. The title
+    stands in front unless the beginning of the text has it, in as much as comes of the first `size` characters.
+    """
+    parser, lines, rest, title = _Page(), _Lines(), "", False
+
+    def text(end: str) -> str:
+        shown, parser.parts = lines.add("".join(parser.parts) + end), []
+        return shown
+
+    source, enough = "", size
+    for piece in pieces:
+        source += piece
+        cut = _cut(source) if len(source) >= enough else 0
+        if cut < size // 2:
+            # Of a script that goes on and on, each piece must not mean another look at all of it.
+            enough = max(enough, 2 * len(source) if len(source) >= enough else 0)
+            continue
+        enough = size
+        parser.feed(_clean(source[:cut]))
+        source = source[cut:]
+        rest += text("")
+        if not title and rest.strip():
+            name, title = " ".join("".join(parser.title).split()), True
+            rest = f"{name}\n{rest.lstrip()}" if _lacks(rest.lstrip(), name) else rest.lstrip()
+        if title:
+            # Blanks at the end may be the page's.
+            shown = rest.rstrip()
+            yield shown
+            rest = rest[len(shown) :]
+    parser.feed(_clean(source))
+    parser.close()
+    rest = (rest + text("\n")).rstrip()
+    if not title:
+        rest, name = rest.strip(), " ".join("".join(parser.title).split())
+        rest = f"{name}\n{rest}".strip() if _lacks(rest, name) else rest
+    yield rest
+
+
+class _Lines:
+    """Lines as html_page shows them, of a text that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._open, self._blank = "", True
+
+    def add(self, text: str) -> str:
+        """Return the lines that end in `text`."""
+        *ended, self._open = (self._open + text).split("\n")
+        shown = list(_shown(ended, self._blank))
+        self._blank = not shown[-1] if shown else self._blank
+        return "".join(f"{line}\n" for line in shown)
+
+
+def _shown(lines: Iterable[str], blank: bool = True) -> Iterator[str]:
+    """Yield lines without blanks around them, of several blank ones the first; `blank`: one came before."""
+    for line in lines:
+        line = line.rstrip()
+        if _EMPTY.fullmatch(line.strip()):
+            continue
+        if line.strip() or not blank:
+            yield line if line.startswith("  ") else line.strip()
+            blank = not line.strip()
+
+
+def _lacks(text: str, title: str) -> bool:
+    return bool(title) and not text.startswith(title) and f"# {title}\n" not in f"{text}\n"
+
+
+def _clean(source: str) -> str:
+    # Script bodies may hold anything; html.parser ends them at their end tag, and so must the cleaning before it.
+    source = re.sub(r"(?is)<(script|style)\b[^>]{0,4096}>.*?(?:</\1\s*>|\Z)", " ", source)
+    return _STRAY.sub("&lt;", _COMMENT.sub("", source))
+
+
+def _cut(source: str) -> int:
+    """Return where a page that goes on may be cut: before a tag, and not in a script, a style or a comment."""
+    at = 0
+    while opened := _OPENED.search(source, at):
+        end = _CLOSED_BY[(opened[1] or "--").lower()].search(source, opened.end())
+        if end is None:
+            return opened.start()
+        at = end.end()
+    return max(source.rfind("<", at), at)

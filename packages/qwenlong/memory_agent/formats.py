@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from qwenlong.core.html_pages import html_text
+from qwenlong.core.html_pages import html_stream
 from qwenlong.core.json_items import json_items
 from qwenlong.core.reading import Refused, iter_pdf_pages, json_text, load_json
 from qwenlong.memory_agent.borders import closes
 
 #: Deepest JSON that is read; what is nested deeper was made to break readers.
 MAX_JSON_DEPTH = 64
-#: Characters of an HTML page, or of one value of JSON: these are held whole. All else is streamed.
+#: Characters of one value of JSON, or of one of its lines: these are held whole. All else is streamed.
 MAX_WHOLE = 1 << 25
 #: Bytes read at a time.
 BLOCK = 1 << 16
@@ -146,21 +146,6 @@ def _counted(text: str, utf8: bool, first: bool, notes: Notes) -> Iterator[str]:
         yield text
 
 
-def _html(pieces: Iterator[str]) -> Iterator[str]:
-    yield html_text(_whole(pieces, "is an HTML page"))
-
-
-def _whole(pieces: Iterator[str], what: str) -> str:
-    held: list[str] = []
-    length = 0
-    for piece in pieces:
-        held.append(piece)
-        length += len(piece)
-        if length > MAX_WHOLE:
-            raise Refused("too_big", f"{what} of more than {MAX_WHOLE} characters; split it, or save it as text")
-    return "".join(held)
-
-
 def _reading(pieces: Iterator[str]) -> Callable[[int], str]:
     """Return a file's `read` over pieces: up to `size` characters, fewer only at the end."""
     held = ""
@@ -229,9 +214,9 @@ def _pdf(head: bytes, stream: BinaryIO, notes: Notes) -> Iterator[str]:
 
 #: Suffixes whose files are more than lines of text.
 STRUCTURED: dict[str, Callable[[Iterator[str]], Iterator[str]]] = {
-    ".html": _html,
-    ".htm": _html,
-    ".xhtml": _html,
+    ".html": html_stream,
+    ".htm": html_stream,
+    ".xhtml": html_stream,
     ".json": _json,
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwenlong.core.html_pages import html_page, html_text
+from qwenlong.core.html_pages import html_page, html_stream, html_text
 from qwenlong.core.reading import Refused, load_json
 
 
@@ -79,3 +79,65 @@ def test_json_depth_is_counted_in_containers() -> None:
         load_json("[[1]]", 1)
     assert caught.value.reason == "too_deep"
     assert load_json("1", 1) == 1
+
+
+_MARKUP = (
+    "<p>",
+    "</p>",
+    "<h2>",
+    "</h2>",
+    "<table>",
+    "<tr>",
+    "<td>",
+    "</table>",
+    "<pre>",
+    "</pre>",
+    "<div hidden>",
+    "</div>",
+)
+_ODD = (
+    "<!-- a <b> -->",
+    "<script>if (a<b) {}</script>",
+    "<STYLE>p{}</Style >",
+    " a b ",
+    "\n\n",
+    "&amp;",
+    "5 < 6",
+    "<br>",
+)
+
+
+@given(st.lists(st.sampled_from(_MARKUP + _ODD), max_size=60), st.integers(1, 40), st.integers(1, 300))
+def test_a_page_in_pieces_is_the_same_page(parts: list[str], length: int, size: int) -> None:
+    """Whatever is looked at together, down to a character."""
+    source = "<title>The title</title>" + "".join(parts)
+    cut = [source[at : at + length] for at in range(0, len(source), length)]
+    expected = html_text(source)
+    shown = "".join(html_stream(cut, size))
+    if size < 40:
+        # The title alone may have been looked at first.
+        expected, shown = expected.removeprefix("The title").strip(), shown.removeprefix("The title").strip()
+    assert shown == expected
+    assert "".join(html_stream(cut)) == html_text(source)
+
+
+def test_a_page_of_any_length_is_streamed() -> None:
+    """Little is held; a script that never ends is looked at a few times, not once a piece."""
+    import tracemalloc
+
+    def page(n: int):
+        yield "<title>T</title>"
+        for number in range(n):
+            yield f"<p>Paragraph {number} of the page.</p><!-- {number} -->" * 100
+
+    peaks = []
+    for n in (100, 400):
+        tracemalloc.start()
+        length = sum(len(piece) for piece in html_stream(page(n), 1 << 16))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert length > n * 2_000
+    assert peaks[1] < 1.2 * peaks[0]
+    began = time.process_time()
+    assert "".join(html_stream(["<p>a<script>", *["x" * 4096] * 4000])) == "a"
+    assert time.process_time() - began < 20
