@@ -72,8 +72,9 @@ class Exchange:
         gone = asyncio.ensure_future(hung_up(self._receive))
         try:
             await asyncio.wait({task, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                task.result()
+            if task.done() or self.finished:
+                # Clients hang up when they have all; that is no leaving.
+                await task
             elif gone.done():
                 raise Gone
             else:

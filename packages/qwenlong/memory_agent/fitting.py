@@ -25,14 +25,12 @@ def check(config: AgentConfig, request: str, prompts: Prompts, tokenizer: Tokeni
     budget.check(
         request,
         f"{templates.ANSWER_INSTRUCTION}\n{request}",
-        _CHUNKS,
-        config.chunk_tokens,
+        (config.chunk_tokens,) * _CHUNKS,
         prompts=prompts,
         tokenizer=tokenizer,
         sizes=budget.Sizes(config.memory_tokens, config.answer_tokens, window),
         gains=gains,
-        may_exit=gains.early_exit,
-        split=request,
+        request=request,
         merged=merged,
     )
 

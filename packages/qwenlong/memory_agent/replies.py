@@ -68,7 +68,7 @@ class Answer:
         return self._chunk(0, {"reasoning_content": f"{done}: {step.status}\n"}, **more)
 
     def ending(self, reply: Reply) -> Iterator[bytes]:
-        """Yield the answer, the finish and the usage of a stream."""
+        """Yield the answer, the finish and the usage of a stream; DONE is left to the caller."""
         for index, (text, reasoning, reason) in enumerate(reply.choices):
             if index:
                 yield self._chunk(index, {"role": "assistant", "content": ""})
@@ -79,7 +79,6 @@ class Answer:
             yield self._chunk(index, {}, reason, qwenlong=self._about(reply))
         if self._with_usage:
             yield event({**self._head, "object": "chat.completion.chunk", "choices": [], "usage": _usage(reply)})
-        yield DONE
 
 
 def _usage(reply: Reply) -> dict[str, int]:
@@ -106,7 +105,7 @@ def _direct(index: int, reason: Any, usage: dict[str, Any]) -> dict[str, Any]:
 async def passed_events(
     response: httpx.Response, request: ChatRequest, without_key: Callable[[str], str]
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the events of the model's server as they come, the one that finishes with what this server adds.
+    """Yield the events of the model's server as they come, the one that finishes with what this server adds; not DONE.
 
     Raises Broken when the stream ends before a finish; an error event of the server is passed on.
     """
@@ -115,6 +114,9 @@ async def passed_events(
     async for line in _lines(response):
         if line.startswith(b"data:"):
             line = without_key(line.decode("utf-8", "replace")).encode()
+            if line[5:].strip() == b"[DONE]":
+                finished = True
+                break
             line, ends = _marked(line, request)
             finished = finished or ends
         block.append(line)
@@ -124,7 +126,8 @@ async def passed_events(
             block.clear()
     if not finished:
         raise Broken("the model's server ended its stream in the middle of a reply; ask again")
-    yield b"\n".join(block) + b"\n\n"
+    if block:
+        yield b"\n".join(block) + b"\n\n"
 
 
 async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
@@ -139,12 +142,9 @@ async def _lines(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 
 def _marked(line: bytes, request: ChatRequest) -> tuple[bytes, bool]:
-    """Return a data line, with what this server adds where a choice ends, and whether it ends a reply or the stream."""
-    data = line[5:].strip()
-    if data == b"[DONE]":
-        return line, True
+    """Return a data line, with what this server adds where a choice ends, and whether it ends a reply."""
     try:
-        value = json.loads(data)
+        value = json.loads(line[5:])
         if "error" in value:
             return line, True
         ends = any(choice.get("finish_reason") for choice in value["choices"])

@@ -120,7 +120,7 @@ class Chat:
         ):
             async for one in events:
                 await exchange.piece(one)
-        await exchange.piece(b"", last=True)
+        await exchange.piece(replies.DONE, last=True)
 
     async def _stream(self, request: ChatRequest, room: int | None, exchange: Exchange) -> None:
         answer = Answer(request)
@@ -143,7 +143,7 @@ class Chat:
             await exchange.piece(answer.opening())
         for piece in answer.ending(reply):
             await exchange.piece(piece)
-        await exchange.piece(b"", last=True)
+        await exchange.piece(replies.DONE, last=True)
 
 
 async def _beats(
