@@ -61,6 +61,12 @@ class Tokenizer:
         """Return the id of one token, none if the vocabulary lacks it."""
         return self._tokenizer.token_to_id(token)
 
+    @cached_property
+    def control_tokens(self) -> tuple[str, ...]:
+        """Texts that the tokenizer reads as one control token wherever they stand (<|im_end|>, <s>, [INST])."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return tuple(sorted({t.content for t in added if t.special and len(t.content.strip()) > 1}))
+
     @property
     def eos_id(self) -> int:
         """Id of the end-of-turn token. Raises DataError when the configuration names none."""

@@ -20,6 +20,7 @@ from qwenlong.memory_agent.backends import Backend
 from qwenlong.memory_agent.chunking import split
 from qwenlong.memory_agent.journal import Journal
 from qwenlong.memory_agent.loop import Generate
+from qwenlong.memory_agent.prompting import Prompts
 
 
 @dataclass(frozen=True)
@@ -149,17 +150,25 @@ async def _fold(
     item: Item, backend: Backend, sizes: AgentConfig, generate: Generate, totals: Totals
 ) -> list[loop.Turn]:
     question, instruction, text = item.problem()
+    prompts = Prompts(sizes.prompts, backend.tokenizer)
     result = await loop.fold(
         question,
         instruction,
-        split(text, backend.tokenizer, sizes.chunk_tokens),
+        # Made harmless first: the tokens of a chunk are those that the prompt shows.
+        split(prompts.safe(text), backend.tokenizer, sizes.chunk_tokens),
         generate,
         tokenizer=backend.tokenizer,
         memory_tokens=sizes.memory_tokens,
         answer_tokens=sizes.answer_tokens,
         window=backend.window,
+        gains=loop.Gains.of(sizes),
+        prompts=prompts,
     )
+    lost = [step for step in result.steps if step.status == "failed"]
+    if lost:
+        # A score must not depend on an outage: the item is asked again, and finished turns are read from the journal.
+        raise QwenlongError(f"{len(lost)} turns without a reply, the first: {lost[0].error}")
     for step in result.steps:
-        if step.kind == "update":
+        if step.chunk is not None:
             totals.updates[step.status] = totals.updates.get(step.status, 0) + 1
     return [step.turn for step in result.steps]

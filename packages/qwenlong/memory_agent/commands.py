@@ -10,8 +10,10 @@ import typer
 
 from qwenlong.core.console import reported
 from qwenlong.core.errors import QwenlongError, UsageError
+from qwenlong.memory_agent import options
 
 if TYPE_CHECKING:
+    from qwenlong.core.config import AgentConfig
     from qwenlong.memory_agent.backends import Backend
     from qwenlong.memory_agent.loop import Result
 
@@ -39,13 +41,19 @@ def answer(
     base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible address, up to and with /v1")] = None,
     api_key_env: Annotated[str | None, typer.Option(help="environment variable that holds the key")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="directory or id; default: the model's")] = None,
-    chunk_tokens: Annotated[int | None, typer.Option(min=16, help="document tokens per turn [32000]")] = None,
-    memory_tokens: Annotated[int | None, typer.Option(min=8, help="output limit of an update [15000]")] = None,
-    answer_tokens: Annotated[int | None, typer.Option(min=8, help="output limit of the answer [12000]")] = None,
+    chunk_tokens: options.ChunkTokens = None,
+    memory_tokens: options.MemoryTokens = None,
+    answer_tokens: options.AnswerTokens = None,
     window: Annotated[int | None, typer.Option(help="window in tokens; default: a local model's own")] = None,
-    mode: Annotated[
-        str, typer.Option(help="paper: one call to split the query, one per chunk, one to answer (the only mode)")
-    ] = "paper",
+    mode: options.Mode = "paper",
+    skip: options.Skip = None,
+    early_exit: options.EarlyExit = None,
+    recall_tokens: options.RecallTokens = None,
+    recall_chunks: options.RecallChunks = None,
+    parallel: options.Parallel = None,
+    order: options.Order = None,
+    repair: options.Repair = None,
+    prompts: options.PromptFolder = None,
     journal: Annotated[Path | None, typer.Option(help="folder of finished turns; the same command resumes")] = None,
     trace: Annotated[Path | None, typer.Option(help="HTML page to write with every turn")] = None,
     temperature: Temperature = 0.7,
@@ -59,15 +67,26 @@ def answer(
     from qwenlong.core.files import digest_path
 
     with reported():
-        if mode != "paper":
-            raise UsageError(f"--mode {mode!r} is not there; use paper")
-        settings = _settings(chunk_tokens, memory_tokens, answer_tokens)
-        settings |= {"temperature": temperature, "top_p": top_p, "seed": seed}
+        config = options.agent_config(
+            chunk_tokens=chunk_tokens,
+            memory_tokens=memory_tokens,
+            answer_tokens=answer_tokens,
+            mode=mode,
+            skip=skip,
+            early_exit=early_exit,
+            recall_tokens=recall_tokens,
+            recall_chunks=recall_chunks,
+            parallel=parallel,
+            order=order,
+            repair=repair,
+            prompts=prompts,
+        )
+        settings = config.model_dump() | {"temperature": temperature, "top_p": top_p, "seed": seed}
         text = _read(document)
         backend = _open(model, base_url, tokenizer, api_key_env)
         limit = window if window is not None else backend.window
         address = base_url or (digest_path(model) if journal is not None else "")
-        result, sections = asyncio.run(_fold(question, text, backend, settings, limit, journal, address))
+        result, sections = asyncio.run(_fold(question, text, backend, config, settings, limit, journal, address))
         if trace is not None:
             _write_trace(trace, question, result, sections, model)
         typer.echo(json.dumps(_summary(result), ensure_ascii=False) if as_json else result.answer)
@@ -101,13 +120,6 @@ def one_pass(
             raise QwenlongError("no answer: the output limit fell inside the thinking; raise --max-tokens")
 
 
-def _settings(chunk: int | None, memory: int | None, answer_limit: int | None) -> dict[str, Any]:
-    from qwenlong.core.config import AgentConfig
-
-    given = {"chunk_tokens": chunk, "memory_tokens": memory, "answer_tokens": answer_limit}
-    return AgentConfig(**{name: value for name, value in given.items() if value is not None}).model_dump()
-
-
 def _read(paths: list[Path]) -> str:
     from qwenlong.memory_agent.documents import render
 
@@ -124,6 +136,7 @@ async def _fold(
     question: str,
     text: str,
     backend: Backend,
+    config: AgentConfig,
     settings: dict[str, Any],
     window: int | None,
     journal: Path | None,
@@ -131,19 +144,21 @@ async def _fold(
 ) -> tuple[Result, list[str]]:
     from contextlib import nullcontext
 
-    from qwenlong.core import templates
     from qwenlong.core.files import digest_value
     from qwenlong.core.progress import Progress
     from qwenlong.memory_agent import backends, loop
     from qwenlong.memory_agent.chunking import split
     from qwenlong.memory_agent.journal import Journal
+    from qwenlong.memory_agent.prompting import Prompts
 
     tokenizer = backend.tokenizer
-    sections = split(text, tokenizer, settings["chunk_tokens"])
+    prompts = Prompts(config.prompts, tokenizer)
+    # Made harmless first: the tokens of a chunk are those that the prompt shows.
+    sections = split(prompts.safe(text), tokenizer, config.chunk_tokens)
     generate = backends.generator(
         backend, temperature=settings["temperature"], top_p=settings["top_p"], seed=settings["seed"]
     )
-    key = digest_value([question, text, backend.name, address, tokenizer.digest, settings, templates.digest()])
+    key = digest_value([question, text, backend.name, address, tokenizer.digest, settings, prompts.digest])
     book = Journal(journal / f"{key[:24]}.jsonl") if journal is not None else None
     with book if book is not None else nullcontext(), Progress("reading", len(sections) + 2, "call") as progress:
         folding = loop.fold(
@@ -152,10 +167,12 @@ async def _fold(
             sections,
             book.wrap(generate) if book is not None else generate,
             tokenizer=tokenizer,
-            memory_tokens=settings["memory_tokens"],
-            answer_tokens=settings["answer_tokens"],
+            memory_tokens=config.memory_tokens,
+            answer_tokens=config.answer_tokens,
             window=window,
             split_request=True,
+            gains=loop.Gains.of(config),
+            prompts=prompts,
             on_step=lambda step: progress.advance(status=step.status),
         )
         try:
@@ -195,6 +212,7 @@ def _summary(result: Result) -> dict[str, Any]:
         "answer": result.answer,
         "memory": result.memory,
         "chunks": result.chunks(),
+        "clean": result.clean,
         "calls": len(result.steps),
         "prompt_tokens": sum(step.turn.prompt_tokens for step in result.steps),
         "completion_tokens": sum(step.turn.completion_tokens for step in result.steps),
@@ -209,8 +227,6 @@ def _write_trace(path: Path, question: str, result: Result, sections: list[str],
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "pages")
     page = jinja2.Environment(loader=loader, autoescape=True).get_template("trace.html.j2")
-    # Sections stand at the index of the turn that read them.
-    unread = iter(sections)
-    aligned = [next(unread) if step.kind == "update" else "" for step in result.steps]
+    aligned = ["" if step.chunk is None else sections[step.chunk] for step in result.steps]
     values = {"question": question, "result": result, "sections": aligned, "chunks": result.chunks(), "model": model}
     write_text(path, page.render(values))

@@ -46,14 +46,16 @@ def test_an_endpoint_answers_with_one_call_a_chunk(tmp_path: Path, tokenizer: To
         done = RUN.invoke(app, arguments(tmp_path, tokenizer, url, "--json", "--trace", str(trace)))
     assert done.exit_code == 0, done.output
     reply = json.loads(done.stdout)
-    assert set(reply) == {"answer", "memory", "chunks", "calls", "prompt_tokens", "completion_tokens", "steps"}
+    tokens = {"prompt_tokens", "completion_tokens"}
+    assert set(reply) == {"answer", "memory", "chunks", "clean", "calls", "steps"} | tokens
+    assert reply["clean"] is True
     total = reply["chunks"]["total"]
     assert reply["answer"] == "Anna" and total >= 3
-    assert reply["chunks"] == {"total": total, "read": total, "skipped": 0, "failed": 0}
+    assert reply["chunks"] == {"total": total, "read": total, "skipped": 0, "failed": 0, "unread": 0}
     assert reply["calls"] == len(requests) == total + 2
     assert reply["prompt_tokens"] == 11 * len(requests) and reply["completion_tokens"] == 3 * len(requests)
     assert [step["kind"] for step in reply["steps"]] == ["split", *["update"] * total, "answer"]
-    assert set(reply["steps"][0]) == {"index", "kind", "status", "finish_reason", "prompt_tokens", "completion_tokens"}
+    assert set(reply["steps"][0]) == {"index", "kind", "chunk", "status", "finish_reason"} | tokens
     assert [request["max_tokens"] for request in requests] == [64] * (total + 1) + [32]
     page = trace.read_text()
     assert "<b>Anna</b>" not in page and "&lt;b&gt;Anna&lt;/b&gt;" in page
@@ -87,7 +89,9 @@ def test_a_broken_run_resumes_from_its_journal(tmp_path: Path, tokenizer: Tokeni
 @pytest.mark.parametrize(
     ("more", "code", "message"),
     [
-        (["--mode", "fast"], 2, "--mode 'fast'"),
+        (["--mode", "slow"], 2, "--mode 'slow'"),
+        (["--skip"], 2, "skip = True is no part of the paper's loop; set mode: fast"),
+        (["--prompts", "no/such"], 2, "'no/such' is no directory"),
         (["--window", "200"], 2, "window has 200"),
         (["--tokenizer", "no/such"], 2, "no tokenizer 'no/such'"),
         (["--document", "absent.txt"], 1, "no document absent.txt"),

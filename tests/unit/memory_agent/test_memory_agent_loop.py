@@ -60,7 +60,7 @@ def test_every_turn_is_a_fresh_prompt_with_memory_and_plan(tokenizer: Tokenizer)
     assert result.response.startswith("<think>")
     assert result.memory == "753 BC; Tarquin, confirmed" and result.plan == ""
     assert tuple(seen) == result.steps
-    assert result.chunks() == {"total": 3, "read": 3, "skipped": 0, "failed": 0}
+    assert result.chunks() == {"total": 3, "read": 3, "skipped": 0, "failed": 0, "unread": 0}
     assert result.steps[1].turn.response_ids == [4, 5] and result.steps[1].turn.prompt_tokens == 3
 
 
@@ -72,7 +72,7 @@ def test_unusable_replies_keep_the_memory_and_are_counted(tokenizer: Tokenizer) 
     result = asyncio.run(fold("Q?", "F", CHUNKS, model, tokenizer=tokenizer, **SIZES))
     assert result.memory == "fact" and result.plan == "p" and result.answer == ""
     assert [step.status for step in result.steps] == ["ok", "unfinished", "empty", "unfinished"]
-    assert result.chunks() == {"total": 3, "read": 1, "skipped": 0, "failed": 2}
+    assert result.chunks() == {"total": 3, "read": 1, "skipped": 0, "failed": 2, "unread": 0}
 
 
 def test_paper_mode_splits_the_request_with_one_call(tokenizer: Tokenizer) -> None:

@@ -142,11 +142,13 @@ class MemoryLoop(_QwenlongLoop):
         """Return the rows of one trajectory, the final answer last."""
         from qwenlong.memory_agent.chunking import split
         from qwenlong.memory_agent.loop import Turn, fold
+        from qwenlong.memory_agent.prompting import Prompts
 
         payload = json.loads(kwargs["payload"])
         step, session = int(kwargs["global_steps"]), int(kwargs["session_id"])
         memory = self.settings.memory
-        chunks = split(payload["context"], self.tokens, int(memory.chunk_tokens))
+        prompts = Prompts(tokenizer=self.tokens)
+        chunks = split(prompts.safe(payload["context"]), self.tokens, int(memory.chunk_tokens))
         outputs: list[tuple[list[int], Any, bool]] = []
 
         async def generate(messages: list[dict[str, str]], max_tokens: int, turn_index: int) -> Turn:
@@ -177,6 +179,7 @@ class MemoryLoop(_QwenlongLoop):
             tokenizer=self.tokens,
             memory_tokens=int(memory.memory_tokens),
             answer_tokens=int(memory.answer_tokens),
+            prompts=prompts,
         )
         info = await self._reward(payload, result.response)
         info |= {"truncated": any(cut for _, _, cut in outputs), "turns": len(outputs)}
