@@ -196,7 +196,7 @@ class Endpoint:
         reader = agent_readers.READERS[request["model"]]
         prompt = self._tokenizer.encode(self._tokenizer.render_chat(request["messages"]))
         limit = int(request.get("max_tokens") or 2**31)
-        said = agent_readers.reply(request["messages"][-1]["content"], limit, reader, self._tokenizer, settings.seed)
+        said = agent_readers.reply(request["messages"][-1]["content"], limit, reader, settings.seed)
         reply = self._tokenizer.encode(said)
         finish = "length" if len(reply) > limit else "stop"
         if finish == "length":

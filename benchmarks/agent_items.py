@@ -2,7 +2,10 @@
 
 Facts are sentences of two forms, about names that no corpus has:
 
-    The keeper of Vorlune is Maddrin.        The berth number of Vorlune is 4711.        Vorlune is listed as a pilot.
+    The keeper of Vorlune is Maddrin.        The berth code of Vorlune is 4711.        Vorlune is listed as a pilot.
+
+Half of them say it in other words than the question ("The custodian of Vorlune …", "… is entered as a steersman."), so
+that only the name, if the question has it, leads a search by words to them.
 
 A document has `PER_KIND` questions of each kind and the facts of all of them, each fact's place drawn uniformly:
 
@@ -28,10 +31,40 @@ KINDS = ("retrieval", "multi_hop", "counting")
 PER_KIND = 2
 LAST, UNANSWERABLE, DISTRACTORS = 0.3, 0.2, 2
 NOT_STATED = "not stated"
-#: Relations to numbers, to names, and what names are listed as.
-NUMBERS = ("access code", "berth number", "survey score", "filing number", "tide mark", "ledger page", "toll rate")
-PEOPLE = ("keeper", "patron", "founder", "rival", "archivist", "supplier", "guardian", "successor", "tutor", "lodger")
-ROLES = ("pilot", "lighthouse", "glassmaker", "ferry", "surveyor", "foundry", "beekeeper", "granary")
+#: Relations to numbers, to names, and what names are listed as: as questions say it, and as half of the facts do.
+NUMBERS = {
+    "access code": "entry cipher",
+    "berth code": "mooring mark",
+    "survey score": "inspection grade",
+    "filing mark": "archive sign",
+    "tide mark": "flood level",
+    "ledger page": "account leaf",
+    "toll rate": "passage fee",
+}
+PEOPLE = {
+    "keeper": "custodian",
+    "patron": "sponsor",
+    "founder": "originator",
+    "rival": "opponent",
+    "archivist": "recorder",
+    "supplier": "purveyor",
+    "guardian": "protector",
+    "successor": "follower",
+    "tutor": "instructor",
+    "lodger": "boarder",
+}
+ROLES = {
+    "pilot": "steersman",
+    "lighthouse": "beacon",
+    "glassmaker": "glazier",
+    "ferry": "crossing",
+    "surveyor": "measurer",
+    "foundry": "smeltery",
+    "beekeeper": "apiarist",
+    "granary": "storehouse",
+}
+#: Word → the word of questions.
+MEANING = {word: name for pair in (NUMBERS, PEOPLE, ROLES) for name, other in pair.items() for word in (name, other)}
 _START = ("V", "M", "Tr", "K", "Br", "D", "Sk", "Gl", "P", "Th", "Z", "Dr", "Fl", "Qu", "N", "H")
 _MIDDLE = ("or", "ad", "il", "un", "em", "ys", "ar", "ob", "ek", "ul", "iv", "og")
 _END = ("lune", "drin", "vane", "mott", "skar", "tillo", "wick", "bane", "rath", "quist", "dell", "phar")
@@ -81,9 +114,9 @@ class _Maker:
     def __init__(self, document: str, random_: random.Random, taken: set[str]) -> None:
         self._document, self._random = document, random_
         self._names = names(random_, taken)
-        self._relations = random_.sample(PEOPLE, len(PEOPLE))
-        self._numbers = random_.sample(NUMBERS, len(NUMBERS))
-        self._roles = random_.sample(ROLES, len(ROLES))
+        self._relations = random_.sample(list(PEOPLE), len(PEOPLE))
+        self._numbers = random_.sample(list(NUMBERS), len(NUMBERS))
+        self._roles = random_.sample(list(ROLES), len(ROLES))
         self.facts: list[tuple[float, str]] = []
 
     def _places(self, n: int, where: str) -> tuple[float, ...]:
@@ -95,10 +128,17 @@ class _Maker:
     def _put(self, places: Sequence[float], sentences: Sequence[str]) -> None:
         self.facts += zip(places, sentences, strict=True)
 
+    def _fact(self, relation: str, name: str, value: str) -> str:
+        word = self._random.choice((relation, (NUMBERS | PEOPLE)[relation]))
+        return f"The {word} of {name} is {value}."
+
+    def _member(self, name: str, role: str) -> str:
+        return self._random.choice((f"{name} is listed as a {role}.", f"{name} is entered as a {ROLES[role]}."))
+
     def _distract(self, relation: str, number: bool) -> None:
         for _ in range(DISTRACTORS):
             value = self._number() if number else next(self._names)
-            self._put([self._random.random()], [f"The {relation} of {next(self._names)} is {value}."])
+            self._put([self._random.random()], [self._fact(relation, next(self._names), value)])
 
     def _number(self) -> str:
         return str(self._random.randrange(1000, 10000))
@@ -107,7 +147,7 @@ class _Maker:
         """One fact: a name's number."""
         relation, name, value = self._numbers.pop(), next(self._names), self._number()
         places = self._places(1 if where != "none" else 0, where)
-        self._put(places, [f"The {relation} of {name} is {value}."] * len(places))
+        self._put(places, [self._fact(relation, name, value)] * len(places))
         self._distract(relation, number=True)
         asked = f"What is the {relation} of {name}?"
         return self._question("retrieval", number, asked, value if places else NOT_STATED, places)
@@ -117,7 +157,7 @@ class _Maker:
         hops = self._random.choice((2, 3))
         relations = [self._relations.pop() for _ in range(hops - 1)] + [self._numbers.pop()]
         chain = [next(self._names) for _ in range(hops)] + [self._number()]
-        sentences = [f"The {r} of {a} is {b}." for r, a, b in zip(relations, chain, chain[1:], strict=False)]
+        sentences = [self._fact(r, a, b) for r, a, b in zip(relations, chain, chain[1:], strict=False)]
         if where == "none":
             sentences.pop(self._random.randrange(hops))
         places = self._places(len(sentences), where)
@@ -132,7 +172,7 @@ class _Maker:
         """How many names are listed as something."""
         role = self._roles.pop()
         places = self._places(0 if where == "none" else self._random.randint(2, 7), where)
-        self._put(places, [f"{next(self._names)} is listed as a {role}." for _ in places])
+        self._put(places, [self._member(next(self._names), role) for _ in places])
         answer = str(len(places)) if places else NOT_STATED
         return self._question("counting", number, f"How many names are listed as a {role}?", answer, places)
 

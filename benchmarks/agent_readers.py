@@ -9,7 +9,9 @@ too early is still there. Beside facts a memory holds notes, beginnings of the s
 budget: models fill theirs too, and what is written costs time.
 
 `fallible` misses 5% of a section's facts and says "nothing to add" wrongly to 5% of the sections that have some;
-`forgetful` also loses 1% of the memory's facts whenever it writes the memory anew.
+`forgetful` also loses 1% of the memory's facts whenever it writes the memory anew. `narrow` errs nowhere, but keeps
+only what it knows to serve: a fact of a chain that comes before the one that leads to it is lost. `terse` takes no
+notes.
 """
 
 from __future__ import annotations
@@ -20,15 +22,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from agent_items import NOT_STATED
+from agent_items import MEANING, NOT_STATED
 
 from qwenlong import memory_agent
 from qwenlong.core import seeds, templates
 from qwenlong.core.files import digest_value
-from qwenlong.core.tokens import Tokenizer
 
+#: Characters of a token, about: a reader cannot count tokens, and a bound on notes need not be exact.
+CHARACTERS = 2.7
 _FACT = re.compile(r"\bThe ([a-z]+(?: [a-z]+)?) of ([A-Z][a-z]+) is ([A-Z][a-z]+|\d+)\.")
-_MEMBER = re.compile(r"\b([A-Z][a-z]+) is listed as a ([a-z]+)\.")
+_MEMBER = re.compile(r"\b([A-Z][a-z]+) is (?:listed|entered) as a ([a-z]+)\.")
 _CHAIN = re.compile(r"What is (the [a-z ]+ of [A-Za-z ]+)\?")
 _COUNT = re.compile(r"How many names are listed as a ([a-z]+)\?")
 _SENTENCE = re.compile(r"\S[^\n]{20,160}?[.!?\n]")
@@ -37,25 +40,27 @@ _SLOT = re.compile(r"\\\{([a-z_]+)\\\}")
 
 @dataclass(frozen=True)
 class Reader:
-    """How a reader errs, as shares, and the share of the memory's budget that its notes fill."""
+    """How a reader errs, as shares; the share of the memory's budget that notes may fill it to; what it keeps."""
 
     miss: float = 0.0
     nothing: float = 0.0
     forget: float = 0.0
     notes: float = 0.5
+    narrow: bool = False
 
 
 READERS = {
     "perfect": Reader(),
-    "terse": Reader(notes=0.0),
     "fallible": Reader(miss=0.05, nothing=0.05),
     "forgetful": Reader(miss=0.05, nothing=0.05, forget=0.01),
+    "narrow": Reader(narrow=True),
+    "terse": Reader(notes=0.0),
 }
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A fact's sentence and its parts; a member's relation is "listed as" with the role, its value is empty."""
+    """A fact's sentence and its parts in the words of questions; a member's relation is "listed as", with the role."""
 
     sentence: str
     relation: str
@@ -65,8 +70,8 @@ class Fact:
 
 def facts(text: str) -> list[Fact]:
     """Return the facts of a text in its order, each once."""
-    found = [(m.start(), Fact(m[0], m[1], m[2], m[3])) for m in _FACT.finditer(text)]
-    found += [(m.start(), Fact(m[0], f"listed as {m[2]}", m[1])) for m in _MEMBER.finditer(text)]
+    found = [(m.start(), Fact(m[0], MEANING.get(m[1], m[1]), m[2], m[3])) for m in _FACT.finditer(text)]
+    found += [(m.start(), Fact(m[0], f"listed as {MEANING.get(m[2], m[2])}", m[1])) for m in _MEMBER.finditer(text)]
     return list(dict.fromkeys(fact for _, fact in sorted(found, key=lambda pair: pair[0])))
 
 
@@ -78,13 +83,18 @@ class Problem:
     relations: tuple[str, ...] = ()
     role: str = ""
 
-    def useful(self, known: Sequence[Fact]) -> list[Fact]:
-        """Return the facts that serve, or may serve: those of a link whose beginning is not known yet."""
+    def useful(self, known: Sequence[Fact], narrow: bool = False) -> list[Fact]:
+        """Return the facts that serve, or may serve: those of a link whose beginning is not known yet.
+
+        A `narrow` reader keeps none of the latter.
+        """
         if self.role:
             return [fact for fact in known if fact.relation == f"listed as {self.role}"]
         kept, at = [], self.name
         for relation in self.relations:
             here = [fact for fact in known if fact.relation == relation and at in ("", fact.name)]
+            if narrow and not at:
+                break
             kept += here
             at = here[0].value if at and here else ""
         return kept
@@ -157,8 +167,8 @@ def recognise(prompt: str) -> tuple[str, dict[str, str]]:
     raise ValueError(f"a prompt of no template: {prompt[:80]!r}")
 
 
-def reply(prompt: str, limit: int, reader: Reader, tokenizer: Tokenizer, seed: int) -> str:
-    """Return a reader's reply of about at most `limit` tokens. Raises ValueError for a prompt that it cannot read."""
+def reply(prompt: str, limit: int, reader: Reader, seed: int) -> str:
+    """Return a reader's reply of `limit` tokens at most, about. Raises ValueError for a prompt that it cannot read."""
     template, slots = recognise(prompt)
     if template == "split":
         # Requests of the items are the question, then, on a line of its own, how to write the answer.
@@ -169,20 +179,20 @@ def reply(prompt: str, limit: int, reader: Reader, tokenizer: Tokenizer, seed: i
         # Nothing tells where the memory ends and the instruction begins, and neither holds what is not to be read.
         return f"Therefore, the answer is ({problem.answer(facts(' '.join(slots.values())))})."
     drawn = _Draws(seed, digest_value(prompt))
-    room = int(limit * reader.notes)
+    room = int(limit * reader.notes * CHARACTERS)
     if template == "merge":
         held = _held(facts(f"{slots['memories']}\n{slots['recalled']}"), reader, drawn)
-        return _written(problem, problem.useful(held), [], room, tokenizer)
+        return _written(problem, problem.useful(held, reader.narrow), [], room)
     memory = f"{slots['memory']}\n{slots.get('recalled', '')}"
     seen = [f for f in facts(slots["section"]) if not drawn.happens(reader.miss, "miss", f.sentence)]
-    kept = problem.useful(list(dict.fromkeys([*facts(memory), *seen])))
+    kept = problem.useful(list(dict.fromkeys([*facts(memory), *seen])), reader.narrow)
     offers = slots.get("offers", "")
     if "<nothing/>" in offers and (
         set(kept) <= set(facts(slots["memory"])) or drawn.happens(reader.nothing, "nothing")
     ):
         return "<nothing/>"
-    kept = problem.useful(_held(kept, reader, drawn, fresh=seen))
-    said = _written(problem, kept, _notes(slots["memory"], slots["section"]), room, tokenizer)
+    kept = problem.useful(_held(kept, reader, drawn, fresh=seen), reader.narrow)
+    said = _written(problem, kept, _notes(slots["memory"], slots["section"]), room)
     solved = not problem.role and problem.answer(kept) != NOT_STATED
     return f"{said}\n<done/>" if solved and "<done/>" in offers else said
 
@@ -210,14 +220,14 @@ def _notes(memory: str, section: str) -> list[str]:
     return [line for line in [" ".join(found[0].split()) if found else "", *old] if line]
 
 
-def _written(problem: Problem, kept: Sequence[Fact], notes: Iterable[str], room: int, tokenizer: Tokenizer) -> str:
-    """Return memory and plan; notes as far as memory and plan stay within `room` tokens."""
+def _written(problem: Problem, kept: Sequence[Fact], notes: Iterable[str], room: int) -> str:
+    """Return memory and plan; notes as far as memory and plan stay within `room` characters."""
     plan = problem.wanted(kept)
     lines = [fact.sentence for fact in kept] or ["Nothing that serves the problem yet."]
-    used = tokenizer.count("\n".join([*lines, plan])) + 16
+    used = len("\n".join([*lines, plan]))
     noted: list[str] = []
     for note in notes:
-        used += tokenizer.count(note) + 1
+        used += len(note)
         if used > room:
             break
         noted.append(note)
