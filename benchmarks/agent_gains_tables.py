@@ -48,8 +48,8 @@ def cost_table(runs: Mapping[str, Run]) -> list[str]:
     first = next(iter(runs.values()))
     names = {
         "requests": "calls",
-        "prompt_tokens": "read",
-        "cached_tokens": "of it cached",
+        "prompt_tokens": "tokens read",
+        "cached_tokens": "of them cached",
         "completion_tokens": "written",
     }
     head = ["setting", *(shown for key, shown in names.items() if key in first.stats)]
