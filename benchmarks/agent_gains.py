@@ -179,7 +179,7 @@ def main() -> None:
             run.seconds[f"{AT_ONCE} at once, wall"] = walls
             print("perfect", cost_table({"plain": runs["perfect"]["plain"], name: run})[-1], flush=True)
     for reader, by_setting in runs.items():
-        lines = [*score_table(by_setting), "", *cost_table(by_setting)]
+        lines = [f"{_questions(made)} questions.", "", *score_table(by_setting), "", *cost_table(by_setting)]
         page = replaced(page, f"Scripted endpoint, {reader} reader", lines)
     write_text(arguments.out, page)
 

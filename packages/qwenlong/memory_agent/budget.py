@@ -9,9 +9,20 @@ from qwenlong.core.errors import UsageError
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.memory_agent.gains import Gains
 from qwenlong.memory_agent.prompting import Prompts
+from qwenlong.memory_agent.turns import Messages
 
 #: Tokens set aside in the window check: text that is joined can take a few more tokens than its parts.
 SLACK_TOKENS = 8
+#: Why a reply was unusable, by its status, as a repair says it; CUT stands behind where the limit of the output fell.
+REASONS = {
+    "malformed": "it had no complete <memory>",
+    "empty": "it was empty",
+    "unfinished": "its thinking never ended",
+    "over_budget": "its memory was too long",
+}
+CUT = ", and it was cut off at the limit of its length"
+#: Room above which a prompt need not be counted: text that is joined never takes so many tokens more.
+SURELY = 256
 #: Chunks whose tokens are counted at a time, where they are not known.
 _COUNTED = 64
 
@@ -25,16 +36,16 @@ class Sizes:
     window: int | None = None
 
 
-def largest(chunks: Sequence[str], prompts: Prompts, tokenizer: Tokenizer) -> int:
-    """Return the tokens of the largest chunk as prompts show it; a sequence with `.tokens` is not read for it."""
+def counts(chunks: Sequence[str], prompts: Prompts, tokenizer: Tokenizer) -> Sequence[int]:
+    """Return the tokens of each chunk as prompts show it; a sequence with `.tokens` knows them, and is not read."""
     known: Sequence[int] | None = getattr(chunks, "tokens", None)
     if known is not None:
-        return max(known, default=0)
-    most = 0
+        return known
+    found: list[int] = []
     for start in range(0, len(chunks), _COUNTED):
         shown = [prompts.safe(chunks[n]) for n in range(start, min(start + _COUNTED, len(chunks)))]
-        most = max(most, *tokenizer.count_batch(shown))
-    return most
+        found += tokenizer.count_batch(shown)
+    return found
 
 
 def arity(chunk: int, memory: int, parallel: int) -> int:
@@ -45,50 +56,52 @@ def arity(chunk: int, memory: int, parallel: int) -> int:
 def check(
     question: str,
     instruction: str,
-    chunks: int,
-    chunk: int,
+    counted: Sequence[int],
     *,
     prompts: Prompts,
     tokenizer: Tokenizer,
     sizes: Sizes,
     gains: Gains,
-    may_exit: bool,
-    split: str | None = None,
+    request: str | None = None,
     merged: int = 0,
-) -> None:
-    """Refuse sizes that cannot fit, before the first call; `chunk` is the largest of `chunks`, `merged` the arity.
+) -> int:
+    """Refuse sizes that cannot fit, before the first call; return the most tokens an update has beside its chunk.
 
-    `split` is the raw request where one more call splits it. Raises UsageError with the numbers and the remedy.
+    `counted` are the tokens of the chunks, `merged` the arity of merges (0: none), `request` the raw request where one
+    more call splits it. Raises UsageError with the numbers and the remedy.
     """
     if sizes.window is None:
-        return
-    slack = {"slack": SLACK_TOKENS}
+        return 0
+    count, window = tokenizer.count_chat, sizes.window
     recall = {"recall": gains.recall_tokens} if gains.recall_tokens else {}
     frame = "x" if gains.recall_tokens else ""
-    if split is not None:
-        prompt = tokenizer.count_chat(prompts.split(split))
-        _refuse("split", {"prompt": prompt, **slack, "output": sizes.memory}, sizes.window)
-    if chunks:
-        chat = prompts.update(question, "", "", "", chunks, chunks, gains=gains, may_exit=may_exit, recalled=frame)
-        if gains.repair:
-            chat = prompts.repair(chat, "x " * REASON_TOKENS, sizes.memory)
-        parts = {"memory": sizes.memory, **recall, "chunk": chunk, **slack, "output": sizes.memory}
-        _refuse("update", {"prompt": tokenizer.count_chat(chat), **parts}, sizes.window)
+
+    def asked(chat: Messages, output: int) -> int:
+        chats = [prompts.repair(chat, reason + CUT, output) for reason in REASONS.values()] if gains.repair else [chat]
+        return max(map(count, chats))
+
+    if request is not None:
+        parts = {"prompt": count(prompts.split(request)), "slack": SLACK_TOKENS, "output": sizes.memory}
+        _refuse("split", parts, window)
+    beside = 0
+    if len(counted):
+        total = len(counted)
+        chat = prompts.update(
+            question, "", "", "", total, total, gains=gains, may_exit=gains.early_exit, recalled=frame
+        )
+        parts = {"prompt": asked(chat, sizes.memory), "memory": sizes.memory, **recall, "slack": SLACK_TOKENS}
+        beside = sum(parts.values()) + sizes.memory
+        _refuse("update", {**parts, "chunk": max(counted), "output": sizes.memory}, window)
     if merged > 1:
-        chat = prompts.merge(question, ["x"] * merged, frame)
-        if gains.repair:
-            chat = prompts.repair(chat, "x " * REASON_TOKENS, sizes.memory)
-        parts = {"memories": merged * sizes.memory, **recall, **slack, "output": sizes.memory}
-        _refuse("merge", {"prompt": tokenizer.count_chat(chat), **parts}, sizes.window)
-    chat = prompts.answer(question, instruction, "", recall=bool(gains.recall_tokens), recalled=frame)
-    if gains.repair:
-        chat = prompts.repair(chat, "x " * REASON_TOKENS, sizes.answer)
-    parts = {"memory": sizes.memory, **recall, **slack, "output": sizes.answer}
-    _refuse("answer", {"prompt": tokenizer.count_chat(chat), **parts}, sizes.window)
-
-
-#: Tokens set aside for the words that say why a reply was unusable.
-REASON_TOKENS = 40
+        prompt = asked(prompts.merge(question, ["x"] * merged, frame), sizes.memory)
+        parts = {"prompt": prompt, "memories": merged * sizes.memory, **recall, "slack": SLACK_TOKENS}
+        _refuse("merge", {**parts, "output": sizes.memory}, window)
+    prompt = asked(
+        prompts.answer(question, instruction, "", recall=bool(gains.recall_tokens), recalled=frame), sizes.answer
+    )
+    parts = {"prompt": prompt, "memory": sizes.memory, **recall, "slack": SLACK_TOKENS}
+    _refuse("answer", {**parts, "output": sizes.answer}, window)
+    return beside
 
 
 def _refuse(turn: str, parts: dict[str, int], window: int) -> None:
@@ -98,6 +111,7 @@ def _refuse(turn: str, parts: dict[str, int], window: int) -> None:
         raise UsageError(
             f"the memory agent's {turn} turn needs {needed} tokens ({shown}) and the model's window has {window}; "
             "lower chunk_tokens, memory_tokens or answer_tokens"
+            + (", or set parallel to 1" if turn == "merge" else "")
             + (", or recall_tokens" if "recall" in parts else "")
             + (", or shorten the question" if parts["prompt"] > window // 2 else "")
         )

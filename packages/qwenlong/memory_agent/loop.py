@@ -95,38 +95,37 @@ async def fold(
     gains = gains or Gains()
     prompts = prompts or Prompts(tokenizer=tokenizer)
     sizes = Sizes(memory_tokens, answer_tokens, window)
-    needed = window is not None or gains.parallel > 1
-    chunk = budget.largest(chunks, prompts, tokenizer) if needed else 0
+    known = window is not None or gains.parallel > 1
+    counted = budget.counts(chunks, prompts, tokenizer) if known else ()
     groups = tree.groups(len(chunks), gains.parallel)
-    merged = budget.arity(chunk, memory_tokens, len(groups)) if len(groups) > 1 else 0
+    merged = budget.arity(max(counted), memory_tokens, len(groups)) if len(groups) > 1 else 0
     exits = gains.early_exit and may_exit(question)
     longest = max(instruction, templates.ANSWER_INSTRUCTION, key=tokenizer.count) if split_request else instruction
-    budget.check(
+    beside = budget.check(
         question,
         # The query bounds both of its halves.
         f"{longest}\n{question}" if split_request else longest,
-        len(chunks),
-        chunk,
+        counted,
         prompts=prompts,
         tokenizer=tokenizer,
         sizes=sizes,
         gains=gains,
-        may_exit=gains.early_exit,
-        split=question if split_request else None,
+        request=question if split_request else None,
         merged=merged,
     )
     steps: list[Step] = []
     listen = on_step or (lambda step: None)
     if split_request:
         turn = await generate(prompts.split(question), memory_tokens, 0)
-        found = parsing.request(turn.text, question)
+        found = parsing.request(turn.text, question, lambda text: tokenizer.count(prompts.safe(text)))
         # A split that drops "list all" must not let the reading stop early.
         exits = gains.early_exit and may_exit(found.question) and not needs_everything(question)
         question, instruction = found.question, found.instruction or templates.ANSWER_INSTRUCTION
         steps.append(Step(0, "split", found.status, turn, "", ""))
         listen(steps[-1])
     turns = Turns(int(split_request), len(chunks), tree.merges(len(groups), merged) if merged else 0)
-    reader = Reader(question, chunks, generate, tokenizer, prompts, sizes, gains, turns, exits, listen)
+    fixed = question, chunks, generate, tokenizer, prompts, sizes, gains, turns, exits, listen
+    reader = Reader(*fixed, counted=counted, beside=beside)
     state = await _read(reader, groups, merged, steps)
     _refuse_lost(steps, len(chunks), gains)
     answer = await reader.answer(state, instruction, steps)

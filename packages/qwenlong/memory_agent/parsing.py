@@ -138,13 +138,16 @@ class Request:
     status: Status
 
 
-def request(text: str, query: str) -> Request:
-    """Read the reply to the splitting prompt; where it is unusable the whole query is the question."""
+def request(text: str, query: str, length: Callable[[str], int] = len) -> Request:
+    """Read the reply to the splitting prompt; where it is unusable the whole query is the question.
+
+    `length` measures both halves against the query, in characters or in tokens.
+    """
     reply = after_thinking(text)
     if reply is None:
         return Request(query, "", "unfinished")
     question, instruction = _last("question", reply), _last("format", reply) or ""
     # Both halves come from the query; one that is longer was made up.
-    if not question or len(question) > len(query) or len(instruction) > len(query):
+    if not question or max(map(length, (question, instruction))) > length(query):
         return Request(query, "", "malformed" if reply else "empty")
     return Request(question, instruction, "ok")

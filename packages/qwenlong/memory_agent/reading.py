@@ -9,20 +9,11 @@ from qwenlong.core.errors import DataError
 from qwenlong.core.llm import Unavailable
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.memory_agent import parsing
-from qwenlong.memory_agent.budget import Sizes
+from qwenlong.memory_agent.budget import CUT, REASONS, SURELY, Sizes
 from qwenlong.memory_agent.gains import Gains
 from qwenlong.memory_agent.gains.recall import Recall
 from qwenlong.memory_agent.prompting import Prompts
 from qwenlong.memory_agent.turns import Generate, Kind, Messages, Step, Turn
-
-#: Statuses of replies that a repair asks for once more.
-_BROKEN = ("malformed", "empty", "unfinished", "over_budget")
-_REASONS = {
-    "malformed": "it had no complete <memory>",
-    "empty": "it was empty",
-    "unfinished": "its thinking never ended",
-    "over_budget": "its memory was too long",
-}
 
 
 @dataclass
@@ -62,7 +53,10 @@ class Turns:
 
 @dataclass(frozen=True)
 class Reader:
-    """A question on its way through a document: everything that stays the same from turn to turn."""
+    """A question on its way through a document: everything that stays the same from turn to turn.
+
+    With a window, `counted` are the tokens of the chunks and `beside` the most that an update has beside its chunk.
+    """
 
     question: str
     chunks: Sequence[str]
@@ -74,6 +68,8 @@ class Reader:
     turns: Turns
     may_exit: bool
     on_step: Callable[[Step], None]
+    counted: Sequence[int] = ()
+    beside: int = 0
 
     async def read(self, chunks: range, steps: list[Step]) -> State:
         """Return what the memory holds after some consecutive chunks, read from an empty one."""
@@ -85,7 +81,10 @@ class Reader:
 
     async def _update(self, state: State, chunk: int, steps: list[Step]) -> bool:
         """Read one chunk into the memory; return whether the model needs no more."""
-        section = self.prompts.safe(self.chunks[chunk])
+        raw = self.chunks[chunk]
+        section = self.prompts.safe(raw)
+        # A section that was not harmless yet may have been counted as it was.
+        size = self.counted[chunk] if len(self.counted) and section == raw else None
         recalled = self._recalled(state, state.plan)
         gains, exits = self.gains, self.may_exit
 
@@ -96,7 +95,8 @@ class Reader:
             )
 
         parts = [state.plan, recalled, state.memory]
-        new = await self._memory("update", self.turns.update(chunk), build, parts, recalled, state, steps, chunk)
+        number = self.turns.update(chunk)
+        new = await self._memory("update", number, build, parts, recalled, state, steps, chunk, size)
         if state.recall is not None:
             state.recall.overwritten(state.memory, new.memory, chunk)
             if self.gains.recall_chunks:
@@ -156,7 +156,7 @@ class Reader:
             self._record(steps, Step(number, kind, status, turn, state.memory, state.plan, None, bool(found), recalled))
             if last:
                 return found or ""
-            kind, number, reason = "repair", self.turns.repair(number), _REASONS[status]
+            kind, number, reason = "repair", self.turns.repair(number), REASONS[status]
 
     async def _memory(
         self,
@@ -168,11 +168,12 @@ class Reader:
         state: State,
         steps: list[Step],
         chunk: int | None = None,
+        size: int | None = None,
     ) -> parsing.Update:
         """Ask for a new memory, once more where the reply is unusable and repairs are on; without one `state` stays."""
 
         async def ask(kind: Kind, number: int, reason: str) -> tuple[parsing.Update, Step]:
-            turn, error = await self._ask(number, build, parts, self.sizes.memory, reason)
+            turn, error = await self._ask(number, build, parts, self.sizes.memory, reason, size)
             if error:
                 new = parsing.Update(state.memory, state.plan, "failed", used=False)
             else:
@@ -187,7 +188,7 @@ class Reader:
                     early_exit=self.may_exit and chunk is not None,
                     safe=self.prompts.safe,
                 )
-            if self.gains.repair and new.status in _BROKEN:
+            if self.gains.repair and new.status in REASONS:
                 new = replace(new, memory=state.memory, plan=state.plan, used=False, done=False)
             if kind == "repair" and new.status == "ok":
                 new = replace(new, status="repaired")
@@ -195,44 +196,55 @@ class Reader:
 
         new, step = await ask(kind, number, "")
         self._record(steps, step)
-        if self.gains.repair and new.status in _BROKEN:
-            cut = step.turn.finish_reason == "length"
-            reason = _REASONS[new.status] + (", cut off at the limit of its length" if cut else "")
+        if self.gains.repair and new.status in REASONS:
+            reason = REASONS[new.status] + (CUT if step.turn.finish_reason == "length" else "")
             new, step = await ask("repair", self.turns.repair(number), reason)
             self._record(steps, step)
         return new
 
     async def _ask(
-        self, number: int, build: Callable[..., Messages], parts: list[str], limit: int, reason: str
+        self,
+        number: int,
+        build: Callable[..., Messages],
+        parts: list[str],
+        limit: int,
+        reason: str,
+        size: int | None = None,
     ) -> tuple[Turn, str]:
         """Return the model's turn; where the endpoint gave up, an empty one and what it said."""
-        messages = self._within(build, parts, limit, reason)
+        messages = self._within(build, parts, limit, reason, size)
         try:
             return await self.generate(messages, limit, number), ""
         except Unavailable as error:
             return Turn("", "error", n_prompt_tokens=0, n_response_tokens=0), str(error)
 
-    def _within(self, build: Callable[..., Messages], parts: list[str], limit: int, reason: str) -> Messages:
-        """Return a prompt that leaves room for `limit` tokens: where joined text takes more than was set aside for it.
+    def _within(
+        self, build: Callable[..., Messages], parts: list[str], limit: int, reason: str, size: int | None
+    ) -> Messages:
+        """Return a prompt that leaves room for `limit` tokens; `size` are its section's tokens where they are sure.
 
-        What gives way are the parts, the first before the others, never the section or the question.
+        Where joined text takes more than was set aside for it, the parts give way, the first before the others, never
+        the section or the question.
         """
 
-        def prompt(parts: list[str]) -> Messages:
+        def prompt() -> Messages:
             messages = build(*parts)
             return self.prompts.repair(messages, reason, limit) if reason else messages
 
-        messages = prompt(parts)
-        if self.sizes.window is None:
-            return messages
-        while (over := self.tokenizer.count_chat(messages) + limit - self.sizes.window) > 0:
-            if not any(parts):
-                raise DataError(
-                    f"a prompt of the memory agent exceeds the window of {self.sizes.window} tokens by {over}: tags in "
-                    "its text take more tokens once they are made harmless; lower chunk_tokens"
-                )
-            parts = self._shorter(parts, over)
-            messages = prompt(parts)
+        messages, window = prompt(), self.sizes.window
+        # Counting every prompt would cost as much as cutting the document: of most, `size` tells that they fit.
+        fits = window is None or (size is not None and self.beside + size + SURELY <= window)
+        while window is not None and not fits:
+            over = self.tokenizer.count_chat(messages) + limit - window
+            fits = over <= 0
+            if not fits:
+                if not any(parts):
+                    raise DataError(
+                        f"a prompt of the memory agent exceeds the window of {window} tokens by {over}: the text of a "
+                        "section takes more tokens than were counted for it; lower chunk_tokens"
+                    )
+                parts = self._shorter(parts, over)
+                messages = prompt()
         return messages
 
     def _shorter(self, parts: list[str], tokens: int) -> list[str]:

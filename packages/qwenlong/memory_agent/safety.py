@@ -16,19 +16,13 @@ TAGS = (
     *("memory", "plan", "question", "format", "section", "nothing", "done"),
     *("think", "tool_call", "tool_response", "tools"),
 )
-# Bare tags only: <section class="x"> of a web page is none of the prompt's.
-_TAG = rf"<\s*/?\s*(?:{'|'.join(TAGS)})\s*/?\s*>"
+# Bare tags only: <section class="x"> of a web page is none of the prompt's. On one line: the mark of a quotation in the
+# next line must not close one.
+_TAG = rf"<[ \t]*/?[ \t]*(?:{'|'.join(TAGS)})[ \t]*/?[ \t]*>"
 # <|im_end|> and its like in the chat templates of most models, the fullwidth bars included.
 _CONTROL = r"<[|｜][^<>\s]{1,64}[|｜]>"
 _SLOT = re.compile(r"\\\{[a-z_]+\\\}")
 _BRACKETS = str.maketrans("<>[]", "‹›⟦⟧")
-#: Headings of the built-in templates.
-HEADINGS = (
-    r"(?:Memory|Plan|Request|Recalled from earlier sections):[ \t]*$",
-    r"Problem:",
-    r"Section [0-9]+ of [0-9]+:[ \t]*$",
-    r"Memory of part [0-9]+ of [0-9]+:[ \t]*$",
-)
 
 
 @cache
@@ -48,15 +42,17 @@ def _harmless(match: re.Match[str]) -> str:
     return changed if changed != found else f"{found[0]}\u2060{found[1:]}"
 
 
-def neutralise(text: str, control: tuple[str, ...] = (), headings: tuple[str, ...] = HEADINGS) -> str:
+def neutralise(text: str, control: tuple[str, ...] = (), headings: tuple[str, ...] = ()) -> str:
     """Return `text` with tags, control tokens and headings of the prompt made harmless.
 
     `control` are the control tokens of the model's tokenizer (`Tokenizer.control_tokens`), beside those of the form
-    <|name|> that are always found; `headings` are regular expressions of whole beginnings of lines.
+    <|name|> that are always found; `headings` are those of the templates in use (`headings`).
     """
-    # Few texts hold any of these marks: look before the costly search.
-    pattern = _pattern(control, headings)
-    return pattern.sub(_harmless, text)
+    return _pattern(control, headings).sub(_harmless, text)
+
+
+def _slot(name: str) -> str:
+    return r"[0-9]+" if "index" in name or "total" in name else r"[^\n]{1,80}?"
 
 
 def headings(templates: Iterable[str]) -> tuple[str, ...]:
@@ -69,6 +65,6 @@ def headings(templates: Iterable[str]) -> tuple[str, ...]:
     for line in (line.strip() for template in templates for line in template.splitlines()):
         title, colon, rest = line.partition(":")
         if colon and len(title) <= 80 and re.fullmatch(r"\s*(\{[a-z_]+\})?", rest):
-            escaped = _SLOT.sub(lambda _: "[^\\n]{1,80}?", re.escape(title))
+            escaped = _SLOT.sub(lambda slot: _slot(slot.group()), re.escape(title))
             found[f"{escaped}:" + ("" if rest.strip() else r"[ \t]*$")] = None
     return tuple(found)

@@ -122,7 +122,8 @@ class Result:
     @property
     def clean(self) -> bool:
         """Whether no chunk and no merge of memories failed, and the answer is there and was not cut off."""
-        merges = {step.index: step for step in self.steps if step.kind == "merge"}
-        lost = any(not step.used for step in merges.values())
+        # A merge's repair stands right behind it.
+        pairs = zip(self.steps, self.steps[1:], strict=False)
+        lost = any(s.kind == "merge" and not s.used and not (r.kind == "repair" and r.used) for s, r in pairs)
         whole = bool(self.answer) and self.steps[-1].turn.finish_reason != "length"
         return whole and not lost and self.chunks()["failed"] == 0

@@ -74,6 +74,11 @@ class Recall:
         self._asked = terms(question)
         self._capacity = capacity
         self._entries: dict[str, _Entry] = {}
+        # Tokens of sentences that were chosen once, and what was selected last: most turns change nothing.
+        self._sizes: dict[str, int] = {}
+        self._changes = self._met = 0
+        self._last: tuple[int, str, str, int] | None = None
+        self._found = ""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -103,20 +108,25 @@ class Recall:
         self._trim()
 
     def _keep(self, found: Iterable[str], chunk: int) -> None:
+        more = False
         for sentence in found:
             key = _flat(sentence)
             if key not in self._entries:
+                more = True
                 seen = words(sentence)
-                place = (chunk, len(self._entries))
+                self._met += 1
+                place = (chunk, self._met)
                 self._entries[key] = _Entry(place, sentence, Counter(seen), len(seen))
-        self._trim()
+        if more:
+            self._trim()
 
     def _trim(self) -> None:
+        self._changes += 1
         over = len(self._entries) - self._capacity
         if over > 0:
             by_worth = sorted(self._entries, key=lambda key: self._worth(self._entries[key]))
             for key in by_worth[:over]:
-                del self._entries[key]
+                self._sizes.pop(self._entries.pop(key).text, None)
 
     def _worth(self, entry: _Entry) -> tuple[int, tuple[int, int]]:
         # The older of two equals goes.
@@ -127,23 +137,37 @@ class Recall:
 
         `count` gives the tokens of a text; the result has at most `tokens` of them, and is empty where nothing matches.
         """
+        asked = (self._changes, query, memory, tokens)
+        if asked != self._last:
+            self._last, self._found = asked, self._select(query, memory, tokens, count)
+        return self._found
+
+    def _select(self, query: str, memory: str, tokens: int, count: Callable[[str], int]) -> str:
         now = _flat(memory)
-        wanted = (self._asked | terms(query)) if query else self._asked
         entries = [entry for key, entry in self._entries.items() if key not in now]
-        scores = _bm25(wanted, entries)
+        scores = _bm25(self._asked | terms(query), entries)
+        ranked = sorted(zip(scores, entries, strict=True), key=lambda one: (-one[0], one[1].place))
         chosen: list[_Entry] = []
-        text, refused = "", 0
-        for score, entry in sorted(zip(scores, entries, strict=True), key=lambda one: (-one[0], one[1].place)):
+        room, refused = tokens, 0
+        for score, entry in ranked:
             # One long sentence must not shut out shorter ones behind it, but the search must end.
             if score <= 0 or refused == _TRIES:
                 break
-            tried = sorted([*chosen, entry], key=lambda one: one.place)
-            joined = "\n".join(one.text for one in tried)
-            if count(joined) > tokens:
+            # A line takes its tokens and one for the break.
+            if entry.text not in self._sizes:
+                self._sizes[entry.text] = count(entry.text)
+            size = self._sizes[entry.text] + 1
+            if size > room:
                 refused += 1
             else:
-                chosen, text = tried, joined
-        return text
+                chosen.append(entry)
+                room -= size
+        while True:
+            text = "\n".join(entry.text for entry in sorted(chosen, key=lambda one: one.place))
+            # Joined lines can take more tokens than each: the last one chosen gives way.
+            if not chosen or count(text) <= tokens:
+                return text
+            chosen.pop()
 
 
 def _bm25(wanted: frozenset[str], entries: list[_Entry]) -> list[float]:
