@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=96)
     parser.add_argument("--answer", type=int, default=48)
     parser.add_argument("--window", type=int, default=2048)
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/agent_gains.md"))
     a = parser.parse_args()
     folder = a.tokenizer or Path(a.model)
@@ -67,7 +68,8 @@ def main() -> None:
     questions = sum(len(d.questions) for d in made)
     runs: dict[str, Run] = {}
     for name, setting in SETTINGS.items():
-        if setting.server and not setting.gains:
+        # What is on in the scripted server only is no setting of a real one.
+        if name not in a.settings or (setting.server and not setting.gains):
             continue
         counted = _Counted(backends.open_backend(a.model, base_url=a.base_url, tokenizer=str(folder)))
         gains = {**setting.gains, **({"recall_tokens": a.memory} if "recall_tokens" in setting.gains else {})}

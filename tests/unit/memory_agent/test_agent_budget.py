@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from told import Told
 
-from qwenlong.core.errors import UsageError
+from qwenlong.core.errors import QwenlongError, UsageError
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.memory_agent.chunking import split
 from qwenlong.memory_agent.gains import Gains
@@ -67,31 +67,31 @@ def test_every_turn_keeps_to_the_smallest_window_that_is_accepted(
         reply = replies[turn % len(replies)]
         return f"<memory>{reply}</memory><plan>{reply}</plan>" if tagged else reply
 
-    model = Told(say)
     options: dict[str, Any] = {
         "tokenizer": counting, "memory_tokens": memory, "answer_tokens": 20, "gains": gains, "prompts": prompts,
         "split_request": requests,
     }  # fmt: skip
-    asked = "Who? " + question
-    window = 1
-    for _ in range(6):
-        with pytest.raises(UsageError, match="turn needs") as refused:
-            asyncio.run(fold(asked, "Short.", chunks, model, window=window, **options))
-        window = smallest(str(refused.value))
-        assert model.calls == []
+
+    def attempt(window: int) -> tuple[int, Told]:
+        """Return the window that is asked for, 0 where this one will do, and the model."""
+        model = Told(say)
         try:
-            asyncio.run(fold(asked, "Short.", chunks, Told(say), window=window, **options))
-        except UsageError:
-            continue
-        except Exception:
-            pass
-        break
-    try:
-        asyncio.run(fold(asked, "Short.", chunks, model, window=window, **options))
-    except Exception as error:
-        assert "left a trace" in str(error)
-    assert model.calls
-    for prompt, limit, _ in model.calls:
+            asyncio.run(fold("Who? " + question, "Short.", chunks, model, window=window, **options))
+        except UsageError as refused:
+            assert model.calls == []
+            return smallest(str(refused)), model
+        except QwenlongError as lost:
+            assert "left a trace" in str(lost)
+        return 0, model
+
+    window = 1
+    while needed := attempt(window)[0]:
+        assert needed > window
+        window = needed
+    assert attempt(window - 1)[0] == window
+    calls = attempt(window)[1].calls
+    assert calls
+    for prompt, limit, _ in calls:
         assert counting.count_chat([{"role": "user", "content": prompt}]) + limit <= window
 
 

@@ -93,7 +93,9 @@ class Recall:
         wanted = self._asked | terms(plan)
         scored = []
         for number, sentence in enumerate(sentences(section)):
-            if len(sentence) <= LONGEST:
+            low = sentence.casefold()
+            # Most sentences share no word: that is seen without taking them apart.
+            if len(sentence) <= LONGEST and any(term in low for term in wanted):
                 shared = len(wanted.intersection(words(sentence)))
                 if shared:
                     scored.append((-shared, number, sentence))
