@@ -3,6 +3,7 @@
     python benchmarks/agent_gains_real.py --corpus results/nano_rl/corpus --model models/nano
     python benchmarks/agent_gains_real.py --corpus … --model NAME --base-url http://127.0.0.1:8000/v1 --tokenizer DIR
 
+A model that knows neither the questions' forms nor "nothing to add" shows no gain; the table says so.
 Wall times are those of one question after another, on whatever else the machine does.
 """
 
