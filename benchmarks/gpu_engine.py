@@ -1,6 +1,6 @@
 """What verl's actor worker takes on a GPU: its own engine and loss as they come, and this project's, on equal batches.
 
-    python benchmarks/gpu_engine.py [--prompts 1536 8192] [--repeat 2] --out F.json
+    python benchmarks/gpu_engine.py [--prompts 1536 8192] [--repeat 2] [--profile] --out F.json
     python benchmarks/gpu_engine.py --table F.json --out benchmarks/gpu_engine.md
 
 No Ray, no vLLM: verl's `ActorRolloutRefWorker` alone, driven as in tests/engines/gradient_worker.py. SmolLM2-135M's
@@ -17,6 +17,8 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,14 @@ SHAPE = {
 }  # fmt: skip
 
 
-def model_folder(folder: Path) -> Path:
-    """Write a model of SmolLM2-135M's shape with random weights, and a tokenizer of as many words."""
+def model_folder(folder: Path, shape: dict[str, Any] = SHAPE) -> Path:
+    """Write a model of SmolLM2-135M's shape, or another, with random weights, and a tokenizer of as many words."""
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(folder)
-    words = {f"<{n}>": n for n in range(SHAPE["vocab_size"])}
+    LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(folder)
+    words = {f"<{n}>": n for n in range(shape["vocab_size"])}
     PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<2>")),
         pad_token="<0>", eos_token="<1>", unk_token="<2>",
@@ -50,7 +52,7 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
-def rows(prompt: int) -> list[Any]:
+def rows(prompt: int, groups: int = GROUPS) -> list[Any]:
     """Return the batch: prompts within a tenth of `prompt` tokens, responses within a quarter of 192."""
     import random
 
@@ -62,7 +64,7 @@ def rows(prompt: int) -> list[Any]:
         return [dice.randrange(3, SHAPE["vocab_size"]) for _ in range(dice.randint(low, high))]
 
     made = []
-    for group in range(GROUPS):
+    for group in range(groups):
         shared = ids(9 * prompt // 10, prompt)
         for rollout in range(GROUP):
             response = ids(3 * RESPONSE // 4, RESPONSE)
@@ -108,8 +110,8 @@ def configuration(model: Path, prompt: int, stock: bool) -> Any:
     return config
 
 
-def measure(prompts: list[int], engines: list[str], repeat: int, out: Path) -> None:
-    """Time both parts of a step, engine by engine; the first repetition warms up."""
+def measure(prompts: list[int], engines: list[str], repeat: int, out: Path, profile: bool) -> None:
+    """Time both parts of a step, engine by engine; the first repetition warms up, the last is profiled if asked."""
     os.environ.update(
         {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
          "MASTER_PORT": "29533"}
@@ -137,7 +139,7 @@ def measure(prompts: list[int], engines: list[str], repeat: int, out: Path) -> N
             batch_rows = rows(prompt)
             for engine in engines:
                 config = configuration(model, prompt, engine == "stock")
-                with _engine_class(engine == "stock"):
+                with _engine_class(engine):
                     worker = ActorRolloutRefWorker(
                         config=config.actor_rollout_ref, role="actor", distillation_config=config.get("distillation")
                     )
@@ -156,7 +158,8 @@ def measure(prompts: list[int], engines: list[str], repeat: int, out: Path) -> N
                     for part in ("old_log_prob", "advantage", "update_actor"):
                         torch.cuda.synchronize()
                         begin = time.perf_counter()
-                        batch = _extend(getattr(trainer, f"_{_NAMES[part]}")(batch, metrics), batch)
+                        with profiled(part if profile and number == repeat else None):
+                            batch = _extend(getattr(trainer, f"_{_NAMES[part]}")(batch, metrics), batch)
                         torch.cuda.synchronize()
                         times[part] = round(time.perf_counter() - begin, 3)
                     record = {
@@ -172,6 +175,27 @@ def measure(prompts: list[int], engines: list[str], repeat: int, out: Path) -> N
 
                 gc.collect()
                 torch.cuda.empty_cache()
+
+
+@contextmanager
+def profiled(name: str | None) -> Iterator[None]:
+    """Print where the time of a part goes, by function and by kernel; with none, do nothing."""
+    if name is None:
+        yield
+        return
+    import cProfile
+    import pstats
+
+    from torch.profiler import ProfilerActivity, profile
+
+    calls = cProfile.Profile()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as kernels:
+        calls.enable()
+        yield
+        calls.disable()
+    print(f"== {name}", flush=True)
+    pstats.Stats(calls).sort_stats("tottime").print_stats(25)
+    print(kernels.key_averages().table(sort_by="cuda_time_total", row_limit=20, max_name_column_width=60), flush=True)
 
 
 _NAMES = {"old_log_prob": "compute_old_log_prob", "advantage": "compute_advantage", "update_actor": "update_actor"}
@@ -241,13 +265,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, nargs="+", default=[1536, 8192])
     parser.add_argument("--engines", nargs="+", choices=("ours", "stock"), default=["ours", "stock"])
     parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if options.table:
         table(options.table, options.out)
     else:
-        measure(options.prompts, options.engines, options.repeat, options.out)
+        measure(options.prompts, options.engines, options.repeat, options.out, options.profile)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@
 
 `stock` runs verl's own `main_ppo` with its defaults (synchronous trainer, vLLM, FSDP, token-mean loss), 64 prompts x 8
 rollouts, responses of at most 192 tokens; what differs from its defaults is in `STOCK`. `ours` runs
-`qwenlong train stage` with configs/h200.yaml at the same sizes. Both leave `steps.json`; run them in one lease.
+`qwenlong train stage` with configs/h200.yaml at the same sizes. Both leave `steps.json`; run them in one lease. `ours`
+also takes `--gpus`, `--sequence` (GPUs that share a row), `--kill-after` (the stage ends with the checkpoint of that
+step) and `--kill-rank-after` (one worker is killed at that step; the stage has to end by itself); the same command
+without the kill goes on.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,18 +127,27 @@ def ours(arguments: argparse.Namespace) -> None:
     import yaml
 
     root = Path(__file__).resolve().parents[1]
-    config = yaml.safe_load((root / "configs/h200.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((arguments.config or root / "configs/h200.yaml").read_text(encoding="utf-8"))
     out: Path = arguments.out
+    config.pop("ablations", None)
     config["run"] = {"name": "gpu_step", "results": str(out / "results"), "seed": 17}
     sizes = {"max_input_tokens": arguments.prompt, "max_output_tokens": RESPONSE, "steps": arguments.steps}
     config["training"] |= sizes | {"save_every": arguments.save_every}
     config["stages"]["rl_1"] = sizes
+    config["engine"] |= {"gpus_per_node": arguments.gpus}
+    if arguments.sequence > 1:
+        config["engine"] |= {"sequence_parallel": arguments.sequence, "packed": True}
     config["tracking"] = {"enabled": False}
     write_text(out / "config.yaml", yaml.safe_dump(config))
     command = [sys.executable, "-m", "qwenlong", "train", "stage", "rl_1", "--config", out / "config.yaml",
                "--samples", arguments.samples, "--documents", arguments.documents, "--model", arguments.model,
                "--out", out / "policy"]  # fmt: skip
-    watched([str(word) for word in command], out / "log.txt", kill_after=arguments.kill_after, watch=out / "results")
+    place = out / "results"
+    log = out / f"log{len(list(out.glob('log*.txt')))}.txt"
+    if arguments.kill_rank_after:
+        watched([str(word) for word in command], log, watch=place, kill_rank_after=arguments.kill_rank_after)
+    else:
+        watched([str(word) for word in command], log, watch=place, kill_after=arguments.kill_after)
     files = sorted((out / "results/state/stages/rl_1").glob("*/metrics.jsonl"))
     steps = [json.loads(line) for line in files[-1].read_text(encoding="utf-8").splitlines()]
     finish(arguments, "this project", steps)
@@ -149,11 +162,17 @@ def fitting(arguments: argparse.Namespace, tokenizer: Any) -> list[Sample]:
     return [s for s in samples if tokenizer.count_chat(templates.messages(s, documents, tokenizer)) <= arguments.prompt]
 
 
-def watched(command: list[str], log: Path, kill_after: int = 0, watch: Path | None = None) -> str:
-    """Run a command into a log; with `kill_after`, end its process when the checkpoint of that step is whole."""
+def watched(
+    command: list[str], log: Path, kill_after: int = 0, watch: Path | None = None, kill_rank_after: int = 0
+) -> str:
+    """Run a command into a log; with `kill_after`, end its process when the checkpoint of that step is whole.
+
+    With `kill_rank_after`, end one of its workers instead, and wait for the command to end by itself.
+    """
     import signal
 
     begin = time.monotonic()
+    killed = 0.0
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
         while process.poll() is None:
@@ -163,7 +182,20 @@ def watched(command: list[str], log: Path, kill_after: int = 0, watch: Path | No
                 process.wait()
                 print(f"killed after the checkpoint of step {kill_after}")
                 break
+            if kill_rank_after and not killed and watch and list(
+                watch.rglob(f"global_step_{kill_rank_after}/complete.json")
+            ):  # fmt: skip
+                worker = workers()[-1]
+                print(f"worker {worker} of {workers()} killed after the checkpoint of step {kill_rank_after}")
+                os.kill(worker, signal.SIGKILL)
+                killed = time.monotonic()
     text = log.read_text(encoding="utf-8")
+    if kill_rank_after:
+        print(f"rc {process.returncode} {time.monotonic() - killed:.0f} s after the kill; the log ends with:")
+        print(text[-1500:])
+        if not killed or process.returncode == 0:
+            raise SystemExit("the stage did not fail")
+        return text
     print(f"rc {process.returncode} after {time.monotonic() - begin:.0f} s", flush=True)
     if process.returncode not in (0, -9):
         print(text[-6000:])
@@ -171,19 +203,34 @@ def watched(command: list[str], log: Path, kill_after: int = 0, watch: Path | No
     return text
 
 
+def workers() -> list[int]:
+    """Return the process ids of verl's actor workers on this machine, in the order of their start."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if name.startswith(b"ray::") and b"Worker" in name and b"AgentLoop" not in name:
+            found.append(int(folder.name))
+    return sorted(found)
+
+
 def finish(arguments: argparse.Namespace, name: str, steps: list[dict[str, Any]]) -> None:
     """Write steps.json and print the timers of each step."""
-    import torch
-    import transformers
-    import verl
-    import vllm
+    from importlib.metadata import PackageNotFoundError, version
 
-    versions = {"torch": torch.__version__, "vllm": vllm.__version__, "verl": verl.__version__,
-                "transformers": transformers.__version__}  # fmt: skip
+    import torch
+
+    versions = {}
+    for package in ("torch", "vllm", "verl", "transformers"):
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     write_json(
         arguments.out / "steps.json",
-        {"name": name, "prompt": arguments.prompt, "device": torch.cuda.get_device_name(), "versions": versions,
-         "steps": steps},
+        {"name": name, "prompt": arguments.prompt, "device": device, "gpus": arguments.gpus,
+         "sequence": arguments.sequence, "versions": versions, "steps": steps},
     )  # fmt: skip
     for step in steps:
         shown = {part: round(step.get(f"timing_s/{part}", float("nan")), 2) for part in PARTS}
@@ -195,33 +242,51 @@ def table(folders: list[Path], out: Path) -> None:
     from statistics import median
 
     runs = [json.loads((folder / "steps.json").read_text(encoding="utf-8")) for folder in folders]
-    lines = ["| run | prompt | GPU | " + " | ".join(PARTS) + " | other | steps |", "|" + "---|" * (len(PARTS) + 5)]
+    for run in runs:
+        run["label"] = run["name"] + (f", {run['gpus']} GPUs" if run["gpus"] > 1 else "")
+        run["label"] += f", {run['sequence']} share a row" if run["sequence"] > 1 else ""
+    lines = [
+        "| run | prompt | GPU | " + " | ".join(PARTS) + " | other | response tokens | steps |",
+        "|" + "---|" * (len(PARTS) + 6),
+    ]
     whole: dict[tuple[str, int], float] = {}
     for run in runs:
-        steps = [s for s in run["steps"] if s["step"] > 1]
+        steps = warm(run)
         times = {part: median(s.get(f"timing_s/{part}", 0.0) for s in steps) for part in PARTS}
-        whole[run["name"], run["prompt"]] = times["step"]
+        whole[run["label"], run["prompt"]] = times["step"]
         other = times["step"] - sum(times[part] for part in PARTS if part != "step")
         shown = " | ".join(f"{times[part]:.2f}" for part in PARTS)
-        lines.append(f"| {run['name']} | {run['prompt']} | {run['device']} | {shown} | {other:.2f} | {len(steps)} |")
-    names = {name for name, _ in whole}
+        lines.append(
+            f"| {run['label']} | {run['prompt']} | {run['device']} | {shown} | {other:.2f} | "
+            f"{median(s['response_length/mean'] for s in steps):.0f} | {len(steps)} |"
+        )
     for prompt in sorted({prompt for _, prompt in whole}):
-        if all((name, prompt) in whole for name in names) and len(names) == 2:
-            ratio = whole["verl as it comes", prompt] / whole["this project", prompt]
-            lines.append(
-                f"\nPrompts of at most {prompt} tokens: {ratio:.1f} times faster a step than verl as it comes."
-            )
+        ours = whole.get(("this project", prompt))
+        others = [run for run in runs if run["prompt"] == prompt and run["label"] != "this project"]
+        if ours is None or not others:
+            continue
+        lines.append(f"\nPrompts of at most {prompt} tokens:\n")
+        for run in others:
+            ratio = whole[run["label"], prompt] / ours
+            lines.append(f"- {run['label']}: {ratio:.2f} times as long a step as this project on one GPU")
+            if run["gpus"] > 1:
+                lines[-1] += f", scaling efficiency {1 / ratio / run['gpus']:.2f}"
     for run in runs:
-        if run["name"] == "this project":
+        if run["label"] == "this project":
             lines += ["", *floors(run)]
     text = "\n".join(
-        ["# A training step on one GPU", "",
+        ["# A training step on GPUs", "",
          f"`python benchmarks/gpu_step.py`, SmolLM2-135M, {PROMPTS} prompts x {GROUP} rollouts, responses of at most "
          f"{RESPONSE} tokens; seconds, medians over the steps after the first, by verl's timers "
          f"({', '.join(f'{k} {v}' for k, v in runs[0]['versions'].items())}).", "", *lines, ""]
     )  # fmt: skip
     write_text(out, text)
     print(text)
+
+
+def warm(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the steps of a run after its first; a step whose process was killed has no timers."""
+    return [s for s in run["steps"] if s["step"] > 1 and "timing_s/step" in s]
 
 
 def floors(run: dict[str, Any]) -> list[str]:
@@ -232,7 +297,7 @@ def floors(run: dict[str, Any]) -> list[str]:
 
     bandwidth = next(value for name, value in BANDWIDTHS.items() if name in run["device"])
     flops = gpu_floors.peak(run["device"])
-    steps = [s for s in run["steps"] if s["step"] > 1]
+    steps = warm(run)
 
     def middle(name: str) -> float:
         return median(s[name] for s in steps)
@@ -263,6 +328,10 @@ def main() -> None:
         command.add_argument("--steps", type=int, default=3)
         command.add_argument("--save-every", type=int, default=1000)
         command.add_argument("--kill-after", type=int, default=0)
+        command.add_argument("--kill-rank-after", type=int, default=0)
+        command.add_argument("--gpus", type=int, default=1)
+        command.add_argument("--sequence", type=int, default=1)
+        command.add_argument("--config", type=Path)
         command.set_defaults(run=function)
     command = commands.add_parser("table")
     command.add_argument("folders", type=Path, nargs="+")

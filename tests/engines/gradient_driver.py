@@ -1,11 +1,14 @@
 """Gradients of verl's own engine worker against the equations, case by case; without Ray and pytest.
 
     python tests/engines/gradient_driver.py [--device cpu|cuda] [--ranks N] [--model DIR] [--dtype float32|bfloat16]
-        [--engines ours stock] [--only PATTERN] --out F.json
+        [--engines ours stock stream] [--sequence N] [--batch-ranks N] [--only PATTERN] [--keep G.pt] [--against G.pt]
+        --out F.json
     python tests/engines/gradient_driver.py --table F.json [G.json …] --out benchmarks/gradient_parity.md
 
 Without --model two tiny random models are used, one dense and one mixture of experts. Errors are relative: `element` is
-the largest difference over the largest element, `norm` that of the 2-norms, each the worst of all parameters.
+the largest difference over the largest element, `norm` that of the 2-norms, each the worst of all parameters. With
+--against the reference is not the equations' gradient but one kept earlier with --keep: that of fewer ranks, say, which
+were given the same batch with --batch-ranks.
 """
 
 from __future__ import annotations
@@ -82,8 +85,10 @@ class Comparison:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
         self.model.to(options.device)
         self.known: dict[Any, dict[str, torch.Tensor]] = {}
+        self.kept: dict[str, dict[str, torch.Tensor]] = {}
+        self.before = torch.load(options.against) if options.against else {}
 
-    def run(self, stock: bool) -> list[dict[str, Any]]:
+    def run(self, engine: str) -> list[dict[str, Any]]:
         """Return one record per case, empty on ranks other than the first."""
         import torch.distributed as dist
         from gradient_cases import cases, stage
@@ -91,28 +96,38 @@ class Comparison:
         from gradient_worker import Actor, configuration, update
 
         actor, records = None, []
-        for case in cases(dist.get_world_size(), brief=self.name == "experts"):
-            if self.options.only and not re.search(self.options.only, case.name):
+        options = self.options
+        ranks = options.batch_ranks or dist.get_world_size()
+        for case in cases(dist.get_world_size() // options.sequence, brief=self.name == "experts"):
+            if options.only and not re.search(options.only, case.name):
                 continue
-            rows = case.rows(dist.get_world_size())
+            if options.against and case.wrong:
+                continue  # no gradient of a right case to hold it against
+            rows = case.rows(ranks)
             objective = self.objective(case, rows)
             settings = stage(case, rows, objective.clip[2] if objective.clip else None)
-            config = configuration(settings, self.folder, self.options.device, case.micro, self.options.dtype)
-            actor = actor or Actor(config, stock)
+            config = configuration(settings, self.folder, options.device, case.micro, options.dtype, options.sequence)
+            actor = actor or Actor(config, engine)
             begun = time.perf_counter()
             metrics = update(actor, case, rows, objective, config)
             took = time.perf_counter() - begun
             if dist.get_rank():
                 continue
-            key = (case.layout, len(rows), objective)
-            if key not in self.known:
-                self.known[key] = gradient(self.model, rows, objective)
+            name = f"{self.name}: {case.name}"
+            self.kept[name] = actor.gradient
+            if options.against:
+                reference = self.before[name]
+            else:
+                key = (case.layout, len(rows), objective)
+                if key not in self.known:
+                    self.known[key] = gradient(self.model, rows, objective)
+                reference = self.known[key]
             kind = type(actor.engine)
             records.append(
                 {
-                    "ranks": dist.get_world_size(), "model": self.name, "engine": "stock" if stock else "ours",
+                    "ranks": dist.get_world_size(), "model": self.name, "engine": engine,
                     "class": f"{kind.__module__}.{kind.__qualname__}", "case": case.name, "wrong": case.wrong,
-                    **errors(actor.gradient, self.known[key]),
+                    "sequence": options.sequence, **errors(actor.gradient, reference),
                     "grad_norm": metrics["actor/grad_norm"], "masked_share": metrics.get("aepo/masked_share", 0.0),
                     "clipped_share": metrics.get("clipping/token_share", 0.0), "seconds": round(took, 3),
                 }
@@ -151,13 +166,16 @@ def work(rank: int, options: argparse.Namespace, models: dict[str, Path], port: 
 
     get_torch_device().set_device(rank)
     initialize_global_process_group_ray()
-    records = []
+    records, kept = [], {}
     for name, folder in models.items():
         comparison = Comparison(options, name, folder)
         for engine in options.engines:
-            records += comparison.run(stock=engine == "stock")
+            records += comparison.run(engine)
+        kept |= comparison.kept
     if rank == 0:
         out.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        if options.keep:
+            torch.save(kept, options.keep)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
@@ -204,7 +222,11 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, choices=(1, 2), default=1)
     parser.add_argument("--model", type=Path, help="folder of a real model with at least 320 tokens")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--engines", nargs="+", choices=("ours", "stock"), default=["ours", "stock"])
+    parser.add_argument("--engines", nargs="+", choices=("ours", "stock", "stream"), default=["ours", "stock"])
+    parser.add_argument("--sequence", type=int, default=1, help="ranks that share a row")
+    parser.add_argument("--batch-ranks", type=int, choices=(1, 2), help="the batch of so many ranks; default: --ranks")
+    parser.add_argument("--keep", type=Path, help="where to keep the gradients")
+    parser.add_argument("--against", type=Path, help="compare with gradients kept by --keep")
     parser.add_argument("--only", help="regular expression: cases whose names match")
     parser.add_argument("--table", type=Path, nargs="+", help="measured files to write as Markdown")
     parser.add_argument("--out", type=Path, required=True)

@@ -34,6 +34,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from qwenlong.core.config import Config, StageConfig
 from qwenlong.training.verl_plugin import launch
+from qwenlong.training.verl_plugin.cuda_engine import StreamEngine
 from qwenlong.training.verl_plugin.loss import NAME
 from qwenlong.training.verl_plugin.trainer import QwenlongTrainer
 
@@ -116,11 +117,12 @@ class Ranks:
 
     def __init__(self, store: Store, worker: ActorRolloutRefWorker, own_tokens: bool) -> None:
         self.store, self.worker, self.own_tokens = store, worker, own_tokens
-        self._dispatch_info = {"actor": list(range(dist.get_world_size()))}
+        self.engine = worker.actor.engine
+        self._dispatch_info = {"actor": list(range(self.engine.get_data_parallel_size()))}
 
     def part(self, batch: transfer_queue.KVBatchMeta) -> TensorDict:
-        """Return the rows of this rank, with the batch's own settings beside them."""
-        own = batch.chunk(dist.get_world_size())[dist.get_rank()]
+        """Return the rows of this rank (ranks that share rows get the same), with the batch's own settings beside."""
+        own = batch.chunk(self.engine.get_data_parallel_size())[self.engine.get_data_parallel_rank()]
         data = self.store.get(own.keys, PARTITION)
         for name, value in own.extra_info.items():
             if isinstance(value, NonTensorData):
@@ -133,11 +135,13 @@ class Ranks:
         """Write log-probabilities and entropies of all ranks to the store."""
         output = self.worker.compute_log_prob(self.part(batch))
         # Copies: a view of a row would be pickled with the whole batch behind it.
-        mine = {name: [row.cpu().clone() for row in output[name].unbind()] for name in ("log_probs", "entropy")}
-        everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, mine)
+        names = ("log_probs", "entropy")
+        mine = None
+        if output is not None:
+            mine = {name: [row.cpu().clone() for row in output[name].unbind()] for name in names}
+        everyone = _gathered(mine)
         # By place: verl gives rows that pad a random name, another one on each rank here.
-        for name in mine:
+        for name in names:
             values = [value for one in everyone for value in one[name]]
             for key, value in zip(batch.keys, values, strict=True):
                 self.store.rows[key][name] = value
@@ -149,10 +153,21 @@ class Ranks:
         if self.own_tokens:
             # A fault: each rank divides by the tokens of a group among its own rows, and ranks are averaged.
             own, whole = _tokens(data), _tokens(self.store.get(batch.keys, PARTITION, ["uid", "response_mask"]))
-            factors = [whole[group] / own[group] / dist.get_world_size() for group in data["uid"]]
+            ranks = self.engine.get_data_parallel_size()
+            factors = [whole[group] / own[group] / ranks for group in data["uid"]]
             rows = [row * factor for row, factor in zip(data["advantages"].unbind(), factors, strict=True)]
             data["advantages"] = torch.nested.as_nested_tensor(rows, layout=torch.jagged)
-        return self.worker.update_actor(data)
+        output = self.worker.update_actor(data)
+        # Of ranks that share rows one answers.
+        everyone = _gathered(output)
+        return everyone[0] if output is None else output
+
+
+def _gathered(mine: Any) -> list[Any]:
+    """Return what the ranks have that have anything, in their order."""
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return [one for one in everyone if one is not None]
 
 
 def _tokens(data: TensorDict) -> dict[str, int]:
@@ -163,8 +178,13 @@ def _tokens(data: TensorDict) -> dict[str, int]:
     return found
 
 
-def configuration(settings: dict[str, Any], model: Path, device: str, micro: int | None, dtype: str) -> Any:
-    """Return verl's configuration as a stage of training makes it; learning rate 0, so that cases share a worker."""
+def configuration(
+    settings: dict[str, Any], model: Path, device: str, micro: int | None, dtype: str, sequence: int = 1
+) -> Any:
+    """Return verl's configuration as a stage of training makes it; learning rate 0, so that cases share a worker.
+
+    `sequence` ranks share a row, also on cpu, which the project's own settings refuse.
+    """
     settings_of_run = Config.model_validate(
         {
             "run": {"seed": 3},
@@ -188,6 +208,9 @@ def configuration(settings: dict[str, Any], model: Path, device: str, micro: int
     )
     actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
     values[f"{actor}.optim.lr"] = 0.0
+    if sequence > 1:
+        values[f"{actor}.ulysses_sequence_parallel_size"] = sequence
+        values["actor_rollout_ref.model.use_remove_padding"] = True
     values[f"{actor}.ppo_max_token_len_per_gpu"] = values[f"{rollout}.log_prob_max_token_len_per_gpu"] = TOKENS
     if micro is not None:
         values |= {
@@ -209,11 +232,12 @@ def _defaults() -> Any:
 
 
 @contextmanager
-def _engine_class(stock: bool) -> Iterator[None]:
-    """Let verl's registry give its own FSDP2 engine where it would give the project's."""
+def _engine_class(name: str) -> Iterator[None]:
+    """Let verl's registry give its own FSDP2 engine ("stock"), or streams on any device, for the project's ("ours")."""
     original = EngineRegistry.__dict__["get_engine_cls"]
-    if stock:
-        EngineRegistry.get_engine_cls = classmethod(lambda cls, model_type, backend: FSDPEngineWithLMHead)
+    if name != "ours":
+        chosen = FSDPEngineWithLMHead if name == "stock" else StreamEngine
+        EngineRegistry.get_engine_cls = classmethod(lambda cls, model_type, backend: chosen)
     try:
         yield
     finally:
@@ -223,8 +247,8 @@ def _engine_class(stock: bool) -> Iterator[None]:
 class Actor:
     """verl's worker with one engine and one model; the gradient of an update is kept as it is before clipping."""
 
-    def __init__(self, config: Any, stock: bool) -> None:
-        with _engine_class(stock):
+    def __init__(self, config: Any, engine: str) -> None:
+        with _engine_class(engine):
             self.worker = ActorRolloutRefWorker(
                 config=config.actor_rollout_ref, role="actor", distillation_config=config.get("distillation")
             )
@@ -279,7 +303,7 @@ def update(actor: Actor, case: Case, rows: list[Row], objective: Objective, conf
     metrics: dict[str, Any] = {}
     batch = store.fill(rows, case.drops)
     if case.pads:
-        batch = upsample_batch_to_divisible_size(batch, ROWS * dist.get_world_size(), actor.eos)
+        batch = upsample_batch_to_divisible_size(batch, -(-len(rows) // ROWS) * ROWS, actor.eos)
     batch = trainer._balance_batch(batch, metrics)
     batch = _extend(trainer._compute_old_log_prob(batch, metrics), batch)
     if case.shifted:

@@ -91,6 +91,23 @@ def test_masks_and_clipping_were_at_work(measured):
         assert one["masked_share"] == one["clipped_share"] == 0
 
 
+def test_ranks_that_share_rows_give_the_gradients_of_the_equations(tmp_path):
+    # The engine of GPUs, with Ulysses over two gloo ranks; dense attention stands in for FlexAttention's kernel.
+    out = tmp_path / "records.json"
+    command = [sys.executable, str(HERE / "gradient_driver.py"), "--ranks", "2", "--sequence", "2"]
+    command += ["--engines", "stream", "--only", "by tokens|wrong", "--out", str(out)]
+    packages = os.pathsep.join(str(path) for path in sys.path if path)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=LIMIT, env={**os.environ, "PYTHONPATH": packages}
+    )
+    assert out.is_file(), done.stdout[-2000:] + done.stderr[-4000:]
+    records = json.loads(out.read_text())["cases"]
+    assert {one["class"].rpartition(".")[2] for one in records} == {"StreamEngine"}
+    assert {one["sequence"] for one in records} == {2} and {one["model"] for one in records} == {"dense", "experts"}
+    assert failures(records) == []
+    assert {one["wrong"] for one in records} == {None, "token-mean", "mask lost"}
+
+
 def test_the_stored_batch_is_what_its_program_writes():
     assert gradient_batch.FILE.read_text() == gradient_batch.make()
     for layout in ("flat", "memory"):

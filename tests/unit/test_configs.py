@@ -9,6 +9,7 @@ import yaml
 
 from qwenlong.core import config_files
 from qwenlong.core.config import Config, EngineConfig
+from qwenlong.core.config.fit import engine_faults
 
 SHIPPED = ("default", "laptop", "tiny", "nano", "nano_rl", "entropy_control", "h200", "paper")
 ROWS = {
@@ -203,7 +204,13 @@ def test_rows_are_packed_unless_something_excludes_it(engine, packs):
     assert EngineConfig.model_validate(engine).packs is packs
 
 
-@pytest.mark.parametrize("change", [{"sequence_parallel": 2}, {"memory": {"head": "fused_torch"}}])
-def test_packed_rows_exclude_what_they_cannot_do(change):
+def test_packed_rows_exclude_other_heads():
     with pytest.raises(ValueError, match="packed rows"):
-        EngineConfig.model_validate({"platform": "cuda", "packed": True} | change)
+        EngineConfig.model_validate({"platform": "cuda", "packed": True, "memory": {"head": "fused_torch"}})
+
+
+def test_packed_rows_may_be_shared_by_gpus():
+    shared = {"platform": "cuda", "gpus_per_node": 2, "sequence_parallel": 2, "attention": "sdpa"}
+    assert engine_faults(EngineConfig.model_validate(shared | {"packed": True})) == []
+    # verl's own engine exchanges heads inside flash attention only.
+    assert "flash_attention_2" in engine_faults(EngineConfig.model_validate(shared))[0]

@@ -90,6 +90,21 @@ def test_flex_attention_over_the_blocks_is_attention_over_the_dense_mask() -> No
     torch.testing.assert_close(flexible.transpose(1, 2), dense, rtol=1e-5, atol=1e-5)
 
 
+def test_parts_of_a_stream_cover_it_once() -> None:
+    stream = packing.stream(*rows(9, 4, 4, 100), multiple=256)
+    whole = stream_model.inputs(stream, torch.device("cpu"))
+    parts = [stream_model.part_of_inputs(whole, rank, 2) for rank in range(2)]
+    for name in ("input_ids", "position_ids"):
+        assert torch.equal(torch.cat([part[name] for part, _ in parts], dim=1), whole[name])
+    assert torch.equal(parts[0][1] ^ parts[1][1], torch.ones(len(stream.labels), dtype=torch.bool))
+    half = whole["input_ids"].shape[1] // 2
+    for rank, (part, mine) in enumerate(parts):
+        assert part["attention_mask"] is whole["attention_mask"]
+        assert torch.equal(part["logits_to_keep"] + rank * half, stream.places[mine])
+    with pytest.raises(ValueError, match="does not divide among 3 ranks"):
+        stream_model.part_of_inputs(whole, 0, 3)
+
+
 def test_without_a_request_the_head_gives_logits() -> None:
     model = models()[0]
     ids = torch.tensor([[3, 4, 5]])

@@ -23,10 +23,10 @@ def engine_faults(engine: EngineConfig) -> list[str]:
         if engine.memory.head.startswith("fused_"):
             faults.append(f"engine.memory.head = {engine.memory.head}: platform cpu has logits only; set it to logits")
         return faults
-    if sp > 1 and engine.attention == "sdpa":
+    if sp > 1 and engine.attention == "sdpa" and not engine.packs:
         faults.append(
             f"engine.sequence_parallel = {sp} exchanges heads inside flash_attention_2 only; set engine.attention to "
-            "it, or sequence_parallel to 1"
+            "it, or engine.packed to true, or sequence_parallel to 1"
         )
     if engine.gpus_per_node % tp:
         faults.append(

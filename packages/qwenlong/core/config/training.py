@@ -201,10 +201,10 @@ class EngineConfig(Section):
     tensor_parallel: Annotated[int, Field(ge=1)] = 1
     """vLLM tensor parallelism."""
     sequence_parallel: Annotated[int, Field(ge=1)] = 1
-    """Ulysses sequence parallelism in training: GPUs that share one row. Needs flash_attention_2."""
+    """Ulysses sequence parallelism in training: GPUs that share one row. Needs packed, or flash_attention_2."""
     packed: bool | None = None
-    """Rows of a group behind one copy of their prompt, logits in chunks (docs/training.md). It excludes sequence
-    parallelism and other heads; false: verl's own engine; none: packed unless one of these is set. Always so on cpu."""
+    """Rows of a group behind one copy of their prompt, logits in chunks (docs/training.md). It excludes other heads;
+    false: verl's own engine; none: packed unless sequence_parallel or another head is set. Always so on cpu."""
     attention: Literal["auto", "flash_attention_2", "sdpa"] = "auto"
     """Attention in verl's own engine; auto: flash_attention_2 where the package is installed, else sdpa."""
     experts: Literal["grouped_mm", "batched_mm", "eager"] | None = None
@@ -235,17 +235,11 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _rows(self) -> EngineConfig:
-        if self.platform == "cuda" and self.packed:
-            if self.sequence_parallel > 1:
-                raise ValueError(
-                    f"packed rows cannot be split over a sequence (sequence_parallel = {self.sequence_parallel}); "
-                    "leave packed out, or set sequence_parallel to 1"
-                )
-            if self.memory.head != "logits":
-                raise ValueError(
-                    f"packed rows have a chunked head of their own (memory.head = {self.memory.head}); "
-                    "leave packed or memory.head out"
-                )
+        if self.platform == "cuda" and self.packed and self.memory.head != "logits":
+            raise ValueError(
+                f"packed rows have a chunked head of their own (memory.head = {self.memory.head}); "
+                "leave packed or memory.head out"
+            )
         return self
 
     @property

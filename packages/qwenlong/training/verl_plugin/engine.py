@@ -44,7 +44,9 @@ class PackedEngine(transformer_impl.FSDPEngineWithLMHead):
         if not tu.get_non_tensor_data(data=data, key="use_dynamic_bsz", default=True):
             batches, indices = prepare_micro_batches(data=data, dp_group=self.get_data_parallel_group())
             return batches, indices
+        # Ranks that share a row hold as many times more of it together.
         limit = int(tu.get_non_tensor_data(data=data, key="max_token_len_per_gpu", default=0))
+        limit *= self.ulysses_sequence_parallel_size
         prompts, responses = rows_of(data["prompts"]), rows_of(data["responses"])
         busy = list(range(len(prompts)))
         idle: list[int] = []
