@@ -56,19 +56,21 @@ def arity(chunk: int, memory: int, parallel: int) -> int:
 def check(
     question: str,
     instruction: str,
-    counted: Sequence[int],
+    chunks: int,
+    chunk: int,
     *,
     prompts: Prompts,
     tokenizer: Tokenizer,
     sizes: Sizes,
     gains: Gains,
-    request: str | None = None,
+    may_exit: bool,
+    split: str | None = None,
     merged: int = 0,
 ) -> int:
     """Refuse sizes that cannot fit, before the first call; return the most tokens an update has beside its chunk.
 
-    `counted` are the tokens of the chunks, `merged` the arity of merges (0: none), `request` the raw request where one
-    more call splits it. Raises UsageError with the numbers and the remedy.
+    `chunk` are the tokens of the largest of `chunks`, `merged` is the arity of merges (0: none), `split` the raw
+    request where one more call splits it. Raises UsageError with the numbers and the remedy.
     """
     if sizes.window is None:
         return 0
@@ -80,18 +82,15 @@ def check(
         chats = [prompts.repair(chat, reason + CUT, output) for reason in REASONS.values()] if gains.repair else [chat]
         return max(map(count, chats))
 
-    if request is not None:
-        parts = {"prompt": count(prompts.split(request)), "slack": SLACK_TOKENS, "output": sizes.memory}
+    if split is not None:
+        parts = {"prompt": count(prompts.split(split)), "slack": SLACK_TOKENS, "output": sizes.memory}
         _refuse("split", parts, window)
     beside = 0
-    if len(counted):
-        total = len(counted)
-        chat = prompts.update(
-            question, "", "", "", total, total, gains=gains, may_exit=gains.early_exit, recalled=frame
-        )
+    if chunks:
+        chat = prompts.update(question, "", "", "", chunks, chunks, gains=gains, may_exit=may_exit, recalled=frame)
         parts = {"prompt": asked(chat, sizes.memory), "memory": sizes.memory, **recall, "slack": SLACK_TOKENS}
         beside = sum(parts.values()) + sizes.memory
-        _refuse("update", {**parts, "chunk": max(counted), "output": sizes.memory}, window)
+        _refuse("update", {**parts, "chunk": chunk, "output": sizes.memory}, window)
     if merged > 1:
         prompt = asked(prompts.merge(question, ["x"] * merged, frame), sizes.memory)
         parts = {"prompt": prompt, "memories": merged * sizes.memory, **recall, "slack": SLACK_TOKENS}

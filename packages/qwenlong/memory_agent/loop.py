@@ -97,20 +97,23 @@ async def fold(
     sizes = Sizes(memory_tokens, answer_tokens, window)
     known = window is not None or gains.parallel > 1
     counted = budget.counts(chunks, prompts, tokenizer) if known else ()
+    largest = max(counted, default=0)
     groups = tree.groups(len(chunks), gains.parallel)
-    merged = budget.arity(max(counted), memory_tokens, len(groups)) if len(groups) > 1 else 0
+    merged = budget.arity(largest, memory_tokens, len(groups)) if len(groups) > 1 else 0
     exits = gains.early_exit and may_exit(question)
     longest = max(instruction, templates.ANSWER_INSTRUCTION, key=tokenizer.count) if split_request else instruction
     beside = budget.check(
         question,
         # The query bounds both of its halves.
         f"{longest}\n{question}" if split_request else longest,
-        counted,
+        len(chunks),
+        largest,
         prompts=prompts,
         tokenizer=tokenizer,
         sizes=sizes,
         gains=gains,
-        request=question if split_request else None,
+        may_exit=gains.early_exit,
+        split=question if split_request else None,
         merged=merged,
     )
     steps: list[Step] = []
