@@ -235,13 +235,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "client's own s",
         "of it to the first call",
     )
-    head += ("CPU s", "endpoint s")
+    head += ("CPU s", "endpoint s", "load")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = (
             f"{row['tokens']:,}", f"{row['chunk']} / {row['memory']}", f"1 + {row['chunks']} + 1",
             f"{row['needles']} of {NEEDLES}", f"{row['peak'] / 2**20:.0f}", f"{row['own']:.1f}",
-            f"{row['cutting']:.1f}", f"{row['cpu']:.1f}", f"{row['endpoint']:.1f}",
+            f"{row['cutting']:.1f}", f"{row['cpu']:.1f}", f"{row['endpoint']:.1f}", f"{row['load']:.0f}",
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -252,7 +252,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="fetched corpora")
     parser.add_argument("--tokenizer", type=Path, required=True, help="directory with tokenizer.json")
-    parser.add_argument("--out", type=Path, required=True, help="documents, logs, rows.json")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="documents (those that are there are kept), logs, rows.json"
+    )
     parser.add_argument("--markdown", type=Path, help="table to write")
     parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
     parser.add_argument("--seed", type=int, default=17)
@@ -261,8 +263,11 @@ def main() -> None:
     if options.build:
         build(options.cache, options.tokenizer, options.tokens, options.out, options.seed)
         return
-    # In a process of its own: its memory is none of the client's.
-    subprocess.run([sys.executable, __file__, *sys.argv[1:], "--build"], check=True)
+    missing = [size for size in options.tokens if not (options.out / str(size) / "facts.json").is_file()]
+    if missing:
+        # In a process of its own: its memory is none of the client's.
+        sizes = ["--tokens", *map(str, missing)]
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], *sizes, "--build"], check=True)
     rows, wrong = [], []
     for size in options.tokens:
         folder = options.out / str(size)
@@ -284,15 +289,19 @@ def main() -> None:
                     "cpu": run.cpu,
                     "cutting": run.cutting,
                     "endpoint": run.record["seconds"],
+                    "load": os.getloadavg()[0],
                 }  # fmt: skip
             )
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     (options.out / "rows.json").write_text(json.dumps(rows, indent=1))
+    cores = len(os.sched_getaffinity(0))
     for row in rows:
         if row["peak"] > MOST_MEMORY * 2**20:
             wrong.append(f"{row['tokens']} tokens: peak {row['peak'] / 2**20:.0f} MiB, above {MOST_MEMORY}")
-        if row["own"] > MOST_SECONDS:
-            wrong.append(f"{row['tokens']} tokens: {row['own']:.0f} s of its own, above {MOST_SECONDS}")
+        # Where others wait for the cores too, wall time says more about them than about the client.
+        name = "own" if row["load"] <= cores else "cpu"
+        if row[name] > MOST_SECONDS:
+            wrong.append(f"{row['tokens']} tokens: {row[name]:.0f} s ({name}), above {MOST_SECONDS}")
     if options.markdown is not None:
         options.markdown.write_text(_page(table(rows)), encoding="utf-8")
     if wrong:
@@ -305,12 +314,14 @@ def _page(rows: str) -> str:
 Made by `{Path(__file__).name}`: Qwen3's tokenizer, documents of the corpora in a drawn order, eight needles (one
 sentence of at most 64 tokens with an abbreviation, a colon and a semicolon inside) at uniform places in running text.
 The client is the command in paper mode, in a process of its own; the endpoint, in another, answers at once with
-memories of a third to two thirds of the limit. Every row was checked: calls in order and in number, each needle once and
-whole and no part of it elsewhere, all codes in the answer, and all sections together the document.
+memories of a third to two thirds of the limit. Every row was checked: calls in order and in number, each needle once
+and whole and no part of it elsewhere, all codes in the answer, and all sections together the document.
 
 {rows}
 Peak is VmHWM of the client; its own seconds are wall time less what the endpoint took for its replies; CPU is user and
-system time of the client on two cores, of which other work had its share.
+system time of the client, all threads; load is the machine's, on {len(os.sched_getaffinity(0))} cores: where it is
+above them, other work had its share, and CPU seconds are what the client needs. Cost grows with the length, memory does
+not.
 """
 
 
