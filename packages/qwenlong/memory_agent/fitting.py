@@ -25,12 +25,14 @@ def check(config: AgentConfig, request: str, prompts: Prompts, tokenizer: Tokeni
     budget.check(
         request,
         f"{templates.ANSWER_INSTRUCTION}\n{request}",
-        (config.chunk_tokens,) * _CHUNKS,
+        _CHUNKS,
+        config.chunk_tokens,
         prompts=prompts,
         tokenizer=tokenizer,
         sizes=budget.Sizes(config.memory_tokens, config.answer_tokens, window),
         gains=gains,
-        request=request,
+        may_exit=gains.early_exit,
+        split=request,
         merged=merged,
     )
 
