@@ -1,6 +1,6 @@
 """What n-gram speculation does for the memory agent: vLLM on this machine's cores, with it and without it.
 
-    python benchmarks/ngram.py --document FILE [--rounds N] [--markdown FILE]
+    python benchmarks/ngram.py --document FILE [--rounds N] [--tokens 0 8] [--markdown FILE]
 
 The servers follow one another, since both would share the cores; rounds are in each. Replies at temperature 0 should be
 the same either way; on bfloat16 they need not be, for checking several tokens at once adds up in another order.
@@ -63,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--document", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[0, 8], help="proposed at a time; 0: off")
     parser.add_argument("--markdown", type=Path)
     given = parser.parse_args()
     lines = [
@@ -70,7 +71,7 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     with llm_paths.model_folder(ROOT / "data/cache") as folder, tempfile.TemporaryDirectory() as work:
-        for tokens in (0, 4, 8):
+        for tokens in given.tokens:
             options = ["--max-model-len", "8192", *speculation(tokens)]
             with llm_paths.served(folder, Path(work), "vllm", options) as server:
                 for temperature in (0.0, 0.7):
