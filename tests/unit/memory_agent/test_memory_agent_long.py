@@ -61,4 +61,5 @@ def test_memory_is_flat_up_to_millions_of_tokens(tmp_path: Path) -> None:
         assert run.peak < long.MOST_MEMORY * 2**20
         assert run.cpu < long.MOST_SECONDS * 2
         peaks.append(run.peak)
-    assert peaks[1] < 1.25 * peaks[0]
+    # The allocator's arenas differ by some tens of MiB from run to run; the document itself has 14 MiB more.
+    assert peaks[1] < peaks[0] + 64 * 2**20
