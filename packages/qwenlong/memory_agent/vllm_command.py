@@ -17,7 +17,7 @@ def speculation(tokens: int, longest: int = 4, shortest: int = 2) -> list[str]:
     """Return vLLM's options for n-gram speculative decoding; none with 0 `tokens`.
 
     Where the last `shortest` to `longest` tokens stand in the prompt, the `tokens` that follow them there are proposed
-    and checked in one forward pass. An update mostly copies the old memory, which is in its prompt. The distribution
+    and checked in one forward pass: it pays where an update copies its old memory. The distribution
     that replies are drawn from stays the same.
 
     Raises UsageError for lengths that are none.
