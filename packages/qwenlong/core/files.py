@@ -134,6 +134,22 @@ def _explain(error: OSError, target: Path) -> Exception:
     return disk_full(target, error.strerror) if error.errno in NO_ROOM else error
 
 
+def append_line(descriptor: int, line: bytes, path: Path) -> None:
+    """Append a line to an open file and wait until it is on disk: all of it or, when the disk is full, none.
+
+    One process at a time. Raises QwenlongError when the disk is full.
+    """
+    size = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, line) < len(line):
+            raise disk_full(path)
+        os.fsync(descriptor)
+    except (OSError, QwenlongError) as error:
+        # Half a line would join the next one.
+        os.ftruncate(descriptor, size)
+        raise disk_full(path, getattr(error, "strerror", None)) from error
+
+
 def disk_full(target: str | os.PathLike[str], reason: str | None = None) -> QwenlongError:
     """Return the error that says that `target` cannot be written for want of space."""
     return QwenlongError(

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from qwenlong.core.errors import DataError, QwenlongError, UsageError
-from qwenlong.core.files import digest_value, disk_full
+from qwenlong.core.errors import DataError, UsageError
+from qwenlong.core.files import append_line, digest_value
 from qwenlong.core.logs import get
 from qwenlong.memory_agent.loop import Generate, Messages, Turn
 
@@ -148,16 +148,7 @@ class Journal:
         self._turns[key] = turn
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        line = encode(entry)
-        size = os.fstat(self._descriptor).st_size
-        try:
-            if os.write(self._descriptor, line) < len(line):
-                raise disk_full(self.path)
-            os.fsync(self._descriptor)
-        except (OSError, QwenlongError) as error:
-            # Half a line would join the next one.
-            os.ftruncate(self._descriptor, size)
-            raise disk_full(self.path, getattr(error, "strerror", None)) from error
+        append_line(self._descriptor, encode(entry), self.path)
 
     def wrap(self, generate: Generate, name: str = "") -> Generate:
         """Return `generate` with finished turns read from the journal.

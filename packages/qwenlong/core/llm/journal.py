@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from qwenlong.core.errors import DataError, QwenlongError
-from qwenlong.core.files import disk_full
+from qwenlong.core.files import append_line
 
 
 class Journal:
@@ -53,15 +53,7 @@ class Journal:
     def add(self, entry: dict[str, Any]) -> None:
         """Append an entry and wait until it is on disk. Raises QwenlongError when the disk is full."""
         line = json.dumps(entry, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-        size = os.fstat(self._descriptor).st_size
-        try:
-            if os.write(self._descriptor, line) < len(line):
-                raise disk_full(self.path)
-            os.fsync(self._descriptor)
-        except (OSError, QwenlongError) as error:
-            # Half a line would join the next one.
-            os.ftruncate(self._descriptor, size)
-            raise disk_full(self.path, getattr(error, "strerror", None)) from error
+        append_line(self._descriptor, line, self.path)
         self._take(entry)
 
     def _take(self, entry: dict[str, Any]) -> None:
