@@ -27,14 +27,14 @@ SHOWN = 20
 def batch(
     source: Annotated[Path, typer.Argument(metavar="IN.jsonl", help="lines of id, question, document or text, format")],
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="results to write, in the order of the list")],
-    model: Annotated[str, typer.Option(help="model name at --base-url; without it a model directory, loaded here")],
-    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible address, up to and with /v1")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="environment variable that holds the key")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="directory or id; default: the model's")] = None,
+    model: options.Model,
+    base_url: options.BaseUrl = None,
+    api_key_env: options.ApiKeyEnv = None,
+    tokenizer: options.TokenizerName = None,
     chunk_tokens: options.ChunkTokens = None,
     memory_tokens: options.MemoryTokens = None,
     answer_tokens: options.AnswerTokens = None,
-    window: Annotated[int | None, typer.Option(help="window in tokens; default: a local model's own")] = None,
+    window: options.Window = None,
     mode: options.Mode = "paper",
     skip: options.Skip = None,
     early_exit: options.EarlyExit = None,
@@ -55,7 +55,7 @@ def batch(
     temperature: options.Temperature = 0.7,
     top_p: options.TopP = 0.95,
     seed: options.Seed = 17,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Answer a list of questions through the memory agent; the same command goes on where it stopped."""
     given = dict(locals())
@@ -63,7 +63,6 @@ def batch(
     from dataclasses import asdict
 
     from qwenlong.core import ownership, provenance
-    from qwenlong.core.config import AgentConfig
     from qwenlong.core.files import digest_path, digest_value
     from qwenlong.memory_agent.answering import Agent
     from qwenlong.memory_agent.backends import open_backend
@@ -72,7 +71,7 @@ def batch(
     from qwenlong.memory_agent.trace import Folder
 
     with reported():
-        config = options.agent_config(**{name: given[name] for name in AgentConfig.model_fields if name in given})
+        config = options.agent_config(given)
         items = read_items(source)
         if out.is_dir() or out.resolve() == source.resolve():
             raise UsageError(f"{out} cannot be the output: it is a folder or the list itself; name another file")

@@ -30,7 +30,6 @@ Documents = Annotated[
     typer.Option("--document", help="file or folder (see docs/memory_agent.md), or - for standard input; repeat it"),
 ]
 Question = Annotated[str, typer.Option("--question", help="what to find out, and how to write the answer")]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 
 
 @app.callback()
@@ -42,14 +41,14 @@ def group() -> None:
 def answer(
     document: Documents,
     question: Question,
-    model: Annotated[str, typer.Option(help="model name at --base-url; without it a model directory, loaded here")],
-    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible address, up to and with /v1")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="environment variable that holds the key")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="directory or id; default: the model's")] = None,
+    model: options.Model,
+    base_url: options.BaseUrl = None,
+    api_key_env: options.ApiKeyEnv = None,
+    tokenizer: options.TokenizerName = None,
     chunk_tokens: options.ChunkTokens = None,
     memory_tokens: options.MemoryTokens = None,
     answer_tokens: options.AnswerTokens = None,
-    window: Annotated[int | None, typer.Option(help="window in tokens; default: a local model's own")] = None,
+    window: options.Window = None,
     mode: options.Mode = "paper",
     skip: options.Skip = None,
     early_exit: options.EarlyExit = None,
@@ -67,9 +66,10 @@ def answer(
     temperature: options.Temperature = 0.7,
     top_p: options.TopP = 0.95,
     seed: options.Seed = 17,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Read documents chunk by chunk into a memory, then answer from it."""
+    given = dict(locals())
     import asyncio
 
     from qwenlong.core.files import digest_path
@@ -78,20 +78,7 @@ def answer(
     from qwenlong.memory_agent.trace import write_trace
 
     with reported():
-        config = options.agent_config(
-            chunk_tokens=chunk_tokens,
-            memory_tokens=memory_tokens,
-            answer_tokens=answer_tokens,
-            mode=mode,
-            skip=skip,
-            early_exit=early_exit,
-            recall_tokens=recall_tokens,
-            recall_chunks=recall_chunks,
-            parallel=parallel,
-            order=order,
-            repair=repair,
-            prompts=prompts,
-        )
+        config = options.agent_config(given)
         documents.check(document)
         backend = open_backend(
             model,

@@ -33,7 +33,7 @@ def answer(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 [bfloat16 on a GPU]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda [the GPU if there is one]")] = None,
     thinking: Annotated[bool, typer.Option("--thinking", help="print the thinking before the answer")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Answer from whole documents in one pass, without a server."""
     import asyncio

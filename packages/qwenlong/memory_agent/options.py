@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,12 @@ import typer
 if TYPE_CHECKING:
     from qwenlong.core.config import AgentConfig
 
+Model = Annotated[str, typer.Option(help="model name at --base-url; without it a model directory, loaded here")]
+BaseUrl = Annotated[str | None, typer.Option(help="OpenAI-compatible address, up to and with /v1")]
+ApiKeyEnv = Annotated[str | None, typer.Option(help="environment variable that holds the key")]
+TokenizerName = Annotated[str | None, typer.Option(help="directory or id; default: the model's")]
+Window = Annotated[int | None, typer.Option(help="window in tokens; default: a local model's own")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 ChunkTokens = Annotated[int | None, typer.Option(min=16, help="document tokens per turn [32000]")]
 MemoryTokens = Annotated[int | None, typer.Option(min=8, help="output limit of an update [15000]")]
 AnswerTokens = Annotated[int | None, typer.Option(min=8, help="output limit of the answer [12000]")]
@@ -36,8 +43,8 @@ Deadline = Annotated[
 PromptFolder = Annotated[Path | None, typer.Option("--prompts", help="folder of templates that replace built-in ones")]
 
 
-def agent_config(**given: Any) -> AgentConfig:
-    """Return the configuration of the options that were given (none: not given).
+def agent_config(given: Mapping[str, Any]) -> AgentConfig:
+    """Return the configuration of a command's options: those named as settings that were given (none: not given).
 
     Raises ConfigError naming the option and its value.
     """
@@ -46,10 +53,11 @@ def agent_config(**given: Any) -> AgentConfig:
     from qwenlong.core.config import AgentConfig
     from qwenlong.core.errors import ConfigError
 
-    if given.get("prompts") is not None:
-        given["prompts"] = str(given["prompts"])
+    values = {name: given[name] for name in AgentConfig.model_fields if given.get(name) is not None}
+    if "prompts" in values:
+        values["prompts"] = str(values["prompts"])
     try:
-        return AgentConfig.model_validate({name: value for name, value in given.items() if value is not None})
+        return AgentConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = "--" + str(first["loc"][0]).replace("_", "-") + f" {first['input']!r}: " if first["loc"] else ""

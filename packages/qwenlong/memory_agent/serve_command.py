@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def serve(
-    model: Annotated[str, typer.Option(help="model name at --base-url; without it a model directory, loaded here")],
-    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible address, up to and with /v1")] = None,
+    model: options.Model,
+    base_url: options.BaseUrl = None,
     upstream_key_env: Annotated[str | None, typer.Option(help="variable with the key of --base-url")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="directory or id; default: the model's")] = None,
+    tokenizer: options.TokenizerName = None,
     window: Annotated[int | None, typer.Option(min=64, help="window in tokens; default: what the model states")] = None,
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0 takes a free one")] = 8077,
@@ -52,10 +52,9 @@ def serve(
 ) -> None:
     """Serve /v1/chat/completions: what fits the window directly, longer documents through the agent."""
     given = dict(locals())
-    from qwenlong.core.config import AgentConfig
 
     with reported():
-        config = options.agent_config(**{name: given[name] for name in AgentConfig.model_fields})
+        config = options.agent_config(given)
         sizes = {name: given[name] for name in given if name.endswith("_tokens") and given[name] is not None}
         upstream = {"api_key_env": upstream_key_env, "timeout": timeout, "retries": retries}
         limits = {
