@@ -51,14 +51,13 @@ class StreamEngine(engine.PackedEngine):
     ) -> dict[str, Tensor]:
         """Return log-probabilities and entropies as verl lays them out (`engine.laid_out`)."""
         chosen, entropy = output.logits[0].unbind(-1)
-        mine = output_args["mine"]
-        if mine is not None:
-            group = self.ulysses_parallel_group
-            chosen = sequence_parallel.together(chosen, mine, group)
-            entropy = sequence_parallel.together(entropy.detach(), mine, group)
         values = {"log_probs": chosen}
         if engine.wants_entropy(micro_batch):
             values["entropy"] = entropy.detach()
+        mine = output_args["mine"]
+        if mine is not None:
+            group = self.ulysses_parallel_group
+            values = {name: sequence_parallel.together(value, mine, group) for name, value in values.items()}
         return engine.laid_out(values, micro_batch)
 
 
