@@ -74,7 +74,7 @@ async def ask(
 ) -> dict[str, Any]:
     """Return answer, thinking, finish reason and tokens. Raises UsageError where prompt and reply exceed the window."""
     from qwenlong.core import templates
-    from qwenlong.memory_agent.parsing import after_thinking
+    from qwenlong.memory_agent.parsing import after_thinking, thinking
     from qwenlong.memory_agent.prompting import Prompts
 
     tokenizer = backend.tokenizer
@@ -90,11 +90,9 @@ async def ask(
         raise _too_long(f"a prompt of {needed} tokens{output}", window)
     limit = max_tokens if max_tokens is not None else min(room, MAX_TOKENS)
     turn = await backend.complete(messages, max_tokens=limit, temperature=temperature, top_p=top_p, seed=seed)
-    thought, closed, _ = turn.text.rpartition("</think>")
-    opened = "<think>" in turn.text
     return {
         "answer": after_thinking(turn.text) or "",
-        "thinking": (thought if closed else turn.text if opened else "").replace("<think>", "").strip(),
+        "thinking": thinking(turn.text),
         "finish_reason": turn.finish_reason,
         "prompt_tokens": turn.prompt_tokens,
         "completion_tokens": turn.completion_tokens,

@@ -31,6 +31,12 @@ class Update:
     done: bool = False
 
 
+def thinking(text: str) -> str:
+    """Return what stands in the thinking block, closed or not, stripped; empty where there is none."""
+    thought, closed, _ = text.rpartition("</think>")
+    return (thought if closed else text if "<think>" in text else "").replace("<think>", "").strip()
+
+
 def after_thinking(text: str) -> str | None:
     """Return what follows the thinking block, stripped; none when the block was never closed."""
     tail = text.rpartition("</think>")[2]

@@ -18,6 +18,7 @@ from qwenlong.memory_agent.budget import SLACK_TOKENS
 from qwenlong.memory_agent.chat_request import ChatRequest, cut_at_stops, refuse
 from qwenlong.memory_agent.chunks import Chunks
 from qwenlong.memory_agent.fitting import fitted
+from qwenlong.memory_agent.parsing import thinking
 from qwenlong.memory_agent.prompting import Prompts
 
 #: Characters per token above which a chat is long without being counted: reading all of it would be for nothing.
@@ -100,10 +101,9 @@ class Service:
         for turn in turns:
             thought, closed, text = turn.text.rpartition("</think>")
             if not closed and "<think>" in text:
-                thought, text = text, ""
+                text = ""
             shown, stopped = cut_at_stops(text.strip() if thought else text, request.stops)
-            reasoning = thought.replace("<think>", "").strip()
-            choices.append((shown, reasoning, "stop" if stopped else turn.finish_reason))
+            choices.append((shown, thinking(turn.text), "stop" if stopped else turn.finish_reason))
         steps: list[dict[str, object]] = [
             {
                 "index": number,
