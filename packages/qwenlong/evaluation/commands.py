@@ -13,7 +13,7 @@ from qwenlong.core.errors import UsageError
 
 if TYPE_CHECKING:
     from qwenlong.core.config import Config
-    from qwenlong.evaluation.registry import Benchmark
+    from qwenlong.evaluation.interface import Benchmark
 
 app = typer.Typer(help="Run benchmarks, score stored predictions, compare models.", no_args_is_help=True)
 

@@ -13,7 +13,7 @@ from qwenlong.core.config import AgentConfig
 from qwenlong.core.errors import QwenlongError, UsageError
 from qwenlong.core.progress import Progress
 from qwenlong.core.records import Prediction
-from qwenlong.evaluation.registry import Item
+from qwenlong.evaluation.interface import Item
 from qwenlong.evaluation.scoring import prediction_id
 from qwenlong.memory_agent import backends, loop
 from qwenlong.memory_agent.backends import Backend

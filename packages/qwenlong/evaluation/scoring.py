@@ -8,7 +8,7 @@ from typing import Any
 from qwenlong.core.errors import DataError
 from qwenlong.core.records import Prediction, Score
 from qwenlong.evaluation import metrics
-from qwenlong.evaluation.registry import Benchmark, Item
+from qwenlong.evaluation.interface import Benchmark, Item
 from qwenlong.rewards.extract import after_thinking
 
 #: Values of an item that are shares, not scores.
@@ -33,7 +33,7 @@ def score(benchmark: Benchmark, items: Sequence[Item], predictions: Sequence[Pre
     scores: list[Score] = []
     attempted: dict[str, dict[str, list[float]]] = {}
     for item in items:
-        rows = [_score(benchmark.name, item, prediction) for prediction in found[item.id]]
+        rows = [_score(benchmark, item, prediction) for prediction in found[item.id]]
         rows = rows or [Score(id=item.id, benchmark=benchmark.name, values={}, error="no prediction")]
         scores += rows
         good = [row.values[item.group] for row in rows if row.error is None]
@@ -80,12 +80,12 @@ def _by_item(items: Sequence[Item], predictions: Sequence[Prediction]) -> dict[s
     return found
 
 
-def _score(benchmark: str, item: Item, prediction: Prediction) -> Score:
+def _score(benchmark: Benchmark, item: Item, prediction: Prediction) -> Score:
     if prediction.error is not None:
-        return Score(id=prediction.id, benchmark=benchmark, values={}, error=prediction.error)
+        return Score(id=prediction.id, benchmark=benchmark.name, values={}, error=prediction.error)
     values = {
-        item.group: item.score(prediction.response),
+        item.group: item.score(prediction.response)[benchmark.headline],
         "unfinished": float(after_thinking(prediction.response) is None),
         "truncated": float(prediction.finish_reason == "length"),
     }
-    return Score(id=prediction.id, benchmark=benchmark, values=values)
+    return Score(id=prediction.id, benchmark=benchmark.name, values=values)

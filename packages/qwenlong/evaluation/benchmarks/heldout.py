@@ -10,24 +10,25 @@ from qwenlong.core import templates
 from qwenlong.core.files import read_parquet
 from qwenlong.core.records import TASKS, Document, Sample
 from qwenlong.core.tokens import Tokenizer
+from qwenlong.evaluation.interface import Benchmark, Item
 from qwenlong.memory_agent.loop import Messages
 from qwenlong.rewards import rules
 
 
 @dataclass(frozen=True)
-class HeldoutItem:
+class HeldoutItem(Item):
     """One sample with the documents that it names (empty when only scores are wanted)."""
 
     sample: Sample
     corpus: Mapping[str, Document] = field(repr=False)
 
     @property
-    def id(self) -> str:
+    def id(self) -> str:  # type: ignore[override]
         """Id of the sample."""
         return self.sample.id
 
     @property
-    def group(self) -> str:
+    def group(self) -> str:  # type: ignore[override]
         """Task of the sample: scores are averaged within it first."""
         return self.sample.task
 
@@ -40,19 +41,15 @@ class HeldoutItem:
         documents = templates.select_documents(self.sample, self.corpus)
         return templates.full_question(self.sample), self.sample.instruction, templates.render_documents(documents)
 
-    def score(self, response: str) -> float:
+    def score(self, response: str) -> dict[str, float]:
         """Return the reward rule's value in [0, 1]; unfinished thinking is never an answer."""
         sample = self.sample
-        return rules.score(sample.task, response, sample.answers, answer_prefix=sample.answer_prefix)
+        return {"reward": rules.score(sample.task, response, sample.answers, answer_prefix=sample.answer_prefix)}
 
 
 @dataclass(frozen=True)
-class Heldout:
-    """The benchmark; `agent` says whether it is run through the memory agent."""
-
-    name: str
-    agent: bool
-    groups: tuple[str, ...] = TASKS
+class Heldout(Benchmark):
+    """The benchmark over samples that this project made."""
 
     def load(self, examples: Path, documents: Path | None) -> Sequence[HeldoutItem]:
         """Read Sample and Document Parquet. Raises DataError naming a file, row or missing document."""
@@ -62,3 +59,10 @@ class Heldout:
             for item in items:
                 templates.select_documents(item.sample, corpus)
         return items
+
+
+def _heldout(name: str, title: str, agent: bool) -> Heldout:
+    return Heldout(name, title, ("reward",), "reward", official="reward", groups=TASKS, average="groups", agent=agent)
+
+
+BENCHMARKS = (_heldout("heldout", "Held-out samples", False), _heldout("heldout_long", "Beyond the window", True))
