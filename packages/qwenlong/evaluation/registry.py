@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from qwenlong.core.errors import UsageError
-from qwenlong.evaluation.benchmarks import heldout
+from qwenlong.evaluation.benchmarks import corpusqa, frames, heldout, longbench_v1_qa
 from qwenlong.evaluation.interface import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark for module in (heldout,) for benchmark in module.BENCHMARKS
+    benchmark.name: benchmark
+    for module in (heldout, corpusqa, frames, longbench_v1_qa)
+    for benchmark in module.BENCHMARKS
 }
 
 
