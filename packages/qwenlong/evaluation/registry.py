@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from qwenlong.core.errors import UsageError
-from qwenlong.evaluation.benchmarks import corpusqa, frames, heldout, longbench_v1_qa
+from qwenlong.evaluation.benchmarks import corpusqa, docmath, frames, heldout, longbench_v1_qa, longmemeval
 from qwenlong.evaluation.interface import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
-    for module in (heldout, corpusqa, frames, longbench_v1_qa)
+    for module in (heldout, corpusqa, docmath, frames, longbench_v1_qa, longmemeval)
     for benchmark in module.BENCHMARKS
 }
 
