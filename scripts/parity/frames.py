@@ -18,7 +18,10 @@ from unittest.mock import MagicMock
 
 from open_cases import Case, main
 
-_ABSENT = ("tqdm", "datasets", "transformers", "tiktoken", "torch", "torch.multiprocessing", "utils", "utils.openai_api")
+_ABSENT = (
+    *("tqdm", "datasets", "transformers", "tiktoken", "torch", "torch.multiprocessing"),
+    *("utils", "utils.openai_api"),
+)
 
 
 def _official(checkout: Path) -> ModuleType:

@@ -1,8 +1,8 @@
 """Official values of LongBench-V1 QA cases: `scorer` of THUDM/LongBench's LongBench/eval.py, one case at a time.
 
-python scripts/parity/longbench_v1_qa.py --checkout DIR --cases tests/parity/longbench_v1_qa/cases.jsonl --out F [--check]
-Needs jieba, fuzzywuzzy, rouge and numpy, which its modules import. A prediction is the response as it is. The rounding
-to two decimals is left out.
+python scripts/parity/longbench_v1_qa.py --checkout DIR --cases F --out F [--check]
+F is tests/parity/longbench_v1_qa/cases.jsonl. Needs jieba, fuzzywuzzy, rouge and numpy, which its modules import. A
+prediction is the response as it is. The rounding to two decimals is left out.
 """
 
 from __future__ import annotations

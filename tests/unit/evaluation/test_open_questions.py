@@ -21,8 +21,10 @@ from qwenlong.evaluation.interface import Item
 from qwenlong.evaluation.registry import find
 from qwenlong.evaluation.rules import cover_em
 from qwenlong.evaluation.rules.token_f1 import best_f1, normalise, token_f1
+from qwenlong.rewards.rules import covers
 
 FRAMES = Path(__file__).parents[2] / "data" / "benchmarks" / "frames" / "frames_824_question_answer.jsonl"
+PARITY = Path(__file__).parents[2] / "parity" / "corpusqa"
 ANSWER = "<think>\nso\n</think>\n\nTherefore, the answer is "
 #: Synthetic records of the published schemas.
 LONGBENCH = {
@@ -80,6 +82,18 @@ def test_cover_em(answer: str, gold: str, strict: bool, loose: bool) -> None:
     """Whole words, an empty side never."""
     assert cover_em.match(answer, [gold]) == (strict, loose)
     assert cover_em.match(answer, ["something else", gold]) == (strict, loose)
+
+
+WORDS = st.lists(st.sampled_from(["a", "the", "Ada", "3", "3.5", "C++", "-", "no", "Nolan"]), max_size=6).map(" ".join)
+
+
+@settings(max_examples=200)
+@given(WORDS, WORDS)
+def test_cover_em_is_the_cover_rule_of_the_rewards(answer: str, gold: str) -> None:
+    """One meaning of "covers" in training and evaluation, for golds with words."""
+    if any(map(str.isalnum, gold)):
+        strict, either = covers(answer, gold), covers(answer, gold) or covers(gold, answer)
+        assert cover_em.match(answer, [gold]) == (strict, either)
 
 
 @settings(max_examples=200)
@@ -245,6 +259,15 @@ def test_corpusqa_official_answer() -> None:
     assert official_answer("<think>The answer is: 3", 99) == ""
 
 
+def test_corpusqa_asks_what_the_published_script_extracts(tmp_path: Path) -> None:
+    """Of every parity case: `answer` is what the script took, or ours where the case says that it differs."""
+    cases = [json.loads(line) for line in (PARITY / "cases.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    for case in cases:
+        (item,) = items(tmp_path, "corpusqa", case["record"])
+        asked = item.asks(case["response"])
+        assert (asked["official"].answer if "official" in asked else "") == case["answer"], case["id"]
+
+
 @pytest.mark.parametrize("name", ["frames", "longbench_v1_qa", "corpusqa"])
 @pytest.mark.parametrize(
     ("record", "message"),
@@ -271,7 +294,7 @@ HOSTILE = {
     "open thinking": "<think>" + "the answer is a " * (SIZE // 16),
     "blanks": "therefore the" + "\t" * SIZE + "answer is",
     "marks": "a" + "\u0301" * (SIZE // 2),
-    "surrogates": "\ud800" * SIZE,
+    "surrogates": "\ud800" * (SIZE // 3),
 }
 
 

@@ -5,10 +5,10 @@ normalisation of the reward rules: case, punctuation, articles and thousands sep
 "1" is not in "1912", nor "no" in "Nolan". An empty side never matches, nor does an empty list ("[]"); a gold of signs
 alone ("....-") is matched by the same signs.
 
-**No answer may list the document.** A final answer of more than `words_allowed` words matches nothing: 40, or twice
-the words of the gold where that is more. An answer that says the gold with a sentence around it stays below; a longer
-one is not lost either, since it goes to the judge as any other without a match does. Above `characters_allowed` there
-is no answer at all: the judge would see a cut of it only.
+**No answer may list the document.** A final answer of more than 40 words, or twice the words of the gold where that is
+more, matches nothing. An answer that says the gold with a sentence around it stays below; a longer one is not lost
+either, since it goes to the judge as any other without a match does. Above `characters_allowed` there is no answer at
+all: the judge would see a cut of it only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from qwenlong.evaluation.interface import Ask
 from qwenlong.rewards.extract import MAX_BARE_WORDS, after_thinking, final_answer, marked
 from qwenlong.rewards.judge import MAX_ANSWER_CHARACTERS
-from qwenlong.rewards.rules import covers, normalise
+from qwenlong.rewards.rules import ARTICLES, covers, normalise
 
 #: A final answer may have so many times the length of the gold.
 MAX_TIMES = 2
@@ -28,9 +28,8 @@ _WRAPPERS = re.compile(r"[\s\[\](){}\"'`*]+")
 STRICT, LOOSE, JUDGE, PAPER = "cover_em_strict", "cover_em_loose", "judge", "paper"
 
 
-def words_allowed(gold: str) -> int:
-    """Return the most words that an answer may have to match `gold`."""
-    return max(MAX_BARE_WORDS, MAX_TIMES * len(normalise(gold)))
+def _words_allowed(gold: Sequence[str]) -> int:
+    return max(MAX_BARE_WORDS, MAX_TIMES * len(gold))
 
 
 def characters_allowed(golds: Sequence[str]) -> int:
@@ -42,10 +41,20 @@ def match(answer: str, golds: Sequence[str]) -> tuple[bool, bool]:
     """Return whether `answer` matches any gold: strict (gold in answer), loose (either in the other)."""
     if len(answer) > characters_allowed(golds):
         return False, False
-    words = len(normalise(answer)) if len(answer) > MAX_BARE_WORDS else 0
-    near = [gold for gold in golds if words <= MAX_BARE_WORDS or words <= words_allowed(gold)]
-    strict = any(covers(answer, gold) or _same_signs(answer, gold) for gold in near)
-    return strict, strict or any(covers(gold, answer) for gold in near)
+    said, strict, loose = normalise(answer), False, False
+    for gold in golds:
+        wanted = normalise(gold)
+        if len(said) <= _words_allowed(wanted):
+            strict = strict or _within(wanted, said, gold, answer) or _same_signs(answer, gold)
+            loose = loose or strict or _within(said, wanted, answer, gold)
+    return strict, loose
+
+
+def _within(inner: list[str], outer: list[str], inner_text: str, outer_text: str) -> bool:
+    """Return rules.covers of two texts whose words are known already."""
+    if ARTICLES.issuperset(inner):
+        return covers(outer_text, inner_text)
+    return f" {' '.join(inner)} " in f" {' '.join(outer)} "
 
 
 def _same_signs(answer: str, gold: str) -> bool:
