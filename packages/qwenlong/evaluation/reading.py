@@ -1,4 +1,4 @@
-"""Benchmark files of the published schemas: Parquet, JSON (an array), JSON lines, CSV; checked record by record."""
+"""Benchmark files of the published schemas: Parquet, JSON (array or lines), CSV, TSV; checked record by record."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def _values(path: Path) -> Iterable[Any]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}); convert it") from error
-    if path.suffix == ".csv":
-        return csv.DictReader(io.StringIO(text, newline=""))
+    if path.suffix in (".csv", ".tsv"):
+        return csv.DictReader(io.StringIO(text, newline=""), delimiter="," if path.suffix == ".csv" else "\t")
     return _json_values(path, text)
 
 

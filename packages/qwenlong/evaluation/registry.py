@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from qwenlong.core.errors import UsageError
-from qwenlong.evaluation.benchmarks import aime, gpqa_diamond, heldout, longbench_v2, mmlu_pro
+from qwenlong.evaluation.benchmarks import (
+    aime,
+    corpusqa,
+    docmath,
+    frames,
+    gpqa_diamond,
+    heldout,
+    longbench_v1_qa,
+    longbench_v2,
+    longmemeval,
+    mmlu_pro,
+)
 from qwenlong.evaluation.interface import Benchmark
 
-BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark
-    for module in (heldout, longbench_v2, mmlu_pro, gpqa_diamond, aime)
-    for benchmark in module.BENCHMARKS
-}
+_MODULES = (
+    aime,
+    corpusqa,
+    docmath,
+    frames,
+    gpqa_diamond,
+    heldout,
+    longbench_v1_qa,
+    longbench_v2,
+    longmemeval,
+    mmlu_pro,
+)
+
+BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for module in _MODULES for benchmark in module.BENCHMARKS}
 
 
 def find(name: str) -> Benchmark:

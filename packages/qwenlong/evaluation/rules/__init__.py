@@ -1,1 +1,1 @@
-"""Scoring rules of the public benchmarks: pure functions of text."""
+"""Scoring rules: pure functions from text to numbers, one file each."""
