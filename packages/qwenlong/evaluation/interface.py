@@ -31,8 +31,6 @@ class Item(ABC):
 
     id: str
     group: str
-    slices: tuple[str, ...] = ()
-    """Other names under which the headline is averaged too, such as a difficulty or a length."""
 
     @abstractmethod
     def messages(self, tokenizer: Tokenizer, max_tokens: int) -> Messages:
