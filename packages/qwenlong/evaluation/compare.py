@@ -131,11 +131,16 @@ def _check_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
         raise DataError(
             f"A is scored by {rules[0]}, B by {rules[1]}; score both with the same judge, or with --no-judge"
         )
-    judges = [{key: (one.get("judge") or {}).get(key) for key in ("model", "templates")} for one in (first, second)]
-    if judges[0] != judges[1]:
+    a, b = (one.get("judge") for one in (first, second))
+    if a is None or b is None:
+        return
+    if a["model"] != b["model"]:
+        raise DataError(f"the judge of A is {a['model']}, that of B {b['model']}; score both with the same judge")
+    # A criterion about which one of both was never asked decided nothing.
+    other = [name for name in a["templates"] if b["templates"].get(name, a["templates"][name]) != a["templates"][name]]
+    if other:
         raise DataError(
-            f"the judge of A is {judges[0]['model']}, that of B {judges[1]['model']}, or their templates differ; score "
-            "both with the same judge"
+            f"the judge's template {other[0]!r} is another in A than in B; score both anew with one version"
         )
 
 

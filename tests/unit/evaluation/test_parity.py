@@ -1,9 +1,9 @@
 """Every benchmark against its authors' scorer: tests/parity/<benchmark>, made by scripts/parity/<benchmark>.py.
 
 A line of cases.jsonl: {"id", "record": a published record, "response", "expected": {rule: value}, "source", "rule",
-"trap", "wrong"}. The value of the rule "official" is the official scorer's output, or derived by hand from the rule that
-the line quotes; `official_value` is the scorer's where ours differs on purpose, `deviation` why. `verdict_replies` are
-the judge's replies by name of the ask, `sample` the number of the response. `wrong` names a plausible scorer in
+"trap", "wrong"}. The value of the rule "official" is the official scorer's output, or derived by hand from the rule
+that the line quotes; `official_value` is the scorer's where ours differs on purpose, `deviation` why. `verdict_replies`
+are the judge's replies by name of the ask, `sample` the number of the response. `wrong` names a plausible scorer in
 wrong_<benchmark>.py that gives another value.
 """
 
@@ -125,7 +125,7 @@ def test_a_folder_is_whole(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_stated_output_is_that_of_the_cases(folder: str) -> None:
-    """The digest in official.json is that of id -> value as the official scorer gave them: no value was mended after."""
+    """The digest in official.json is that of id -> value as the scorer gave them: no value was mended after."""
     official = [case for case in cases(folder) if case["source"] == "official"]
     output = {case["id"]: case.get("official_value", case["expected"]["official"]) for case in official}
     stated = json.loads((PARITY / folder / "official.json").read_text(encoding="utf-8"))["output_sha256"]
