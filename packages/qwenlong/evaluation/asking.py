@@ -17,7 +17,7 @@ from qwenlong.core.logs import get
 from qwenlong.core.records import Prediction
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.evaluation.interface import Asking, Episode, Item
-from qwenlong.evaluation.scoring import prediction_id
+from qwenlong.evaluation.predictions import prediction_id
 from qwenlong.evaluation.servers import Servers
 from qwenlong.memory_agent import backends, loop
 from qwenlong.memory_agent.chunking import split

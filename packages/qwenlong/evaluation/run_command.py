@@ -10,6 +10,7 @@ import typer
 
 from qwenlong.core.console import print_result, reported
 from qwenlong.core.errors import UsageError
+from qwenlong.evaluation.printing import print_scores
 
 Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="see `qwenlong evaluate list`")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -105,7 +106,7 @@ def run(
             done = driver.run(order, ray_shards)
         else:
             done = perform(order)
-        _print(done.scores, as_json)
+        print_scores(done.scores, as_json)
         done.check()
 
 
@@ -122,7 +123,7 @@ def merge(
 
     with reported():
         done = merged(shards, out, data, load(config) if config is not None else None)
-        _print(done.scores, as_json)
+        print_scores(done.scores, as_json)
         done.check()
 
 
@@ -141,9 +142,3 @@ def fetch(
         result = {"path": str(got.path), "downloaded": list(got.downloaded), **got.describe()}
         lines = [f"{digest}  {name}" for name, digest in sorted(got.sha256.items())]
         print_result(result, "\n".join([*lines, str(got.path)]), as_json)
-
-
-def _print(scores: dict[str, Any], as_json: bool) -> None:
-    from qwenlong.evaluation.commands import _print as shown
-
-    shown(scores, as_json)
