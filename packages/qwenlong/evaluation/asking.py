@@ -72,9 +72,17 @@ class Asked:
 class Room:
     """Where items are asked: one benchmark, one model, one journal."""
 
-    def __init__(self, benchmark: str, servers: Servers, settings: Settings, journal: Journal, totals: Totals) -> None:
+    def __init__(
+        self,
+        benchmark: str,
+        servers: Servers,
+        settings: Settings,
+        journal: Journal,
+        totals: Totals,
+        in_blocks: bool = False,
+    ) -> None:
         self.benchmark, self.servers, self.settings = benchmark, servers, settings
-        self.journal, self.totals = journal, totals
+        self.journal, self.totals, self._in_blocks = journal, totals, in_blocks
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -91,9 +99,7 @@ class Room:
         return named
 
     def _generator(self, backend: backends.Backend, seed: int) -> Generate:
-        return backends.generator(
-            backend, temperature=self.settings.temperature, top_p=self.settings.top_p, seed=seed
-        )
+        return backends.generator(backend, temperature=self.settings.temperature, top_p=self.settings.top_p, seed=seed)
 
     def _counted(self, generate: Generate) -> Generate:
         async def counting(messages: Messages, max_tokens: int, turn_index: int) -> Turn:
@@ -181,13 +187,15 @@ class Room:
     async def _turns(self, item: Item, generate: Generate) -> Sequence[Turn]:
         settings = self.settings
         if isinstance(item, Episode):
-            return await item.interact(
-                generate, self.tokenizer, settings.max_input_tokens, settings.max_output_tokens
-            )
+            return await item.interact(generate, self.tokenizer, settings.max_input_tokens, settings.max_output_tokens)
         if settings.agent is not None:
             return await self._fold(item, settings.agent, generate)
-        # A prompt of a million tokens takes a second to count: requests and replies go on meanwhile.
-        messages = await asyncio.to_thread(item.messages, self.tokenizer, settings.max_input_tokens)
+        if self._in_blocks:
+            # All at once, or the first to come would be a batch of its own.
+            messages = item.messages(self.tokenizer, settings.max_input_tokens)
+        else:
+            # A prompt of a million tokens takes a second to count: requests and replies go on meanwhile.
+            messages = await asyncio.to_thread(item.messages, self.tokenizer, settings.max_input_tokens)
         return [await generate(messages, settings.max_output_tokens, 0)]
 
     async def _fold(self, item: Item, sizes: AgentConfig, generate: Generate) -> Sequence[Turn]:

@@ -78,7 +78,9 @@ def fetch(benchmark: Benchmark, cache: Path = CACHE, to: Path | None = None) -> 
     except OSError as error:
         if error.errno in NO_ROOM:
             raise disk_full(folder, error.strerror) from error
-        raise QwenlongError(f"{benchmark.name}: cannot write {folder}: {error}; choose another --cache or --to") from error
+        raise QwenlongError(
+            f"{benchmark.name}: cannot write {folder}: {error}; choose another --cache or --to"
+        ) from error
     path = folder / source.files[0] if len(source.files) == 1 else _gathered(benchmark, folder, cache, to)
     sha256 = {name: known["sha256"][name] for name in source.files}
     if not _COMMIT.fullmatch(source.revision):
@@ -178,8 +180,8 @@ def _download(benchmark: str, source: Source, name: str, digest: str, folder: Pa
         shutil.rmtree(partial, ignore_errors=True)
         raise DataError(
             f"{benchmark}: {name} of {source.hub} at {source.revision} came with sha256 {got} ({size} bytes), the "
-            f"benchmark's is {digest}; it was thrown away. Scores of another file are not comparable: check HF_ENDPOINT "
-            "(a mirror may be stale), or give the file you mean with --data"
+            f"benchmark's is {digest}; it was thrown away. Scores of another file are not comparable: check "
+            "HF_ENDPOINT (a mirror may be stale), or give the file you mean with --data"
         )
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     os.replace(file, folder / name)
@@ -192,9 +194,8 @@ def _explained(benchmark: str, source: Source, name: str, folder: Path, error: E
     said = redact_text(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
     where = f"{benchmark}: {name} of data set {source.hub} at {source.revision}"
     obtain = f" {source.obtain.rstrip('.')}." if source.obtain else ""
-    elsewhere = (
-        f"Or download it on a machine that may, and give it with --data, or put it at {folder / name}"
-        + (f" (sha256 {digest})" if (digest := _expected(source, name)) else "")
+    elsewhere = f"Or download it on a machine that may, and give it with --data, or put it at {folder / name}" + (
+        f" (sha256 {digest})" if (digest := _expected(source, name)) else ""
     )
     if "GatedRepoError" in kinds or re.search(r"\b40[13]\b", said):
         terms = "is gated: accept its terms on the data set's page, then log in" if source.gated else "wants permission"

@@ -108,6 +108,8 @@ class Benchmark(ABC):
     """Whether the paper runs it through the memory agent."""
     source: Source | None = None
     """Where its published file is; none: our own samples."""
+    needs_documents: bool = False
+    """Whether its items cannot be asked without the second file, `documents`."""
 
     @abstractmethod
     def load(self, examples: Path, documents: Path | None) -> Sequence[Item]:

@@ -49,7 +49,5 @@ def merge(folders: Sequence[Path], out: Path, data: Path | None = None, config: 
         "shard": None,
     }
     inputs = {"data": source} | ({"documents": documents} if documents is not None else {})
-    scores = write(
-        out, benchmark, items, whole.predictions, whole.timings, details, settings, inputs, agent
-    )
+    scores = write(out, benchmark, items, whole.predictions, whole.timings, details, settings, inputs, agent)
     return Done(scores, failed)

@@ -62,9 +62,7 @@ def read_records(path: Path, kind: type[T]) -> list[T]:
             place = ".".join(str(part) for part in first["loc"]) or "the record"
             needed = ", ".join(field.alias or name for name, field in kind.model_fields.items() if field.is_required())
             said = "holds half a character (a lone surrogate)" if first["type"] == "string_unicode" else first["msg"]
-            raise DataError(
-                f"{path}, record {number}: {place}: {said}; the published schema has {needed}"
-            ) from error
+            raise DataError(f"{path}, record {number}: {place}: {said}; the published schema has {needed}") from error
     if not found:
         raise DataError(f"{path} holds no record; give the benchmark's published file")
     return found

@@ -14,9 +14,7 @@ from qwenlong.evaluation.printing import print_scores
 
 Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="see `qwenlong evaluate list`")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-CacheFolder = Annotated[
-    Path | None, typer.Option(help="folder of published files; default: data/cache/benchmarks")
-]
+CacheFolder = Annotated[Path | None, typer.Option(help="folder of published files; default: data/cache/benchmarks")]
 
 
 def run(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong.core import provenance, templates, tracking
-from qwenlong.core.config import AgentConfig, Config, EndpointConfig
-from qwenlong.core.config_files import load
+from qwenlong.core.config import AgentConfig, Config, EndpointConfig, EvaluationConfig
+from qwenlong.core.config_files import load, validate
 from qwenlong.core.errors import QwenlongError, UsageError
 from qwenlong.core.files import code_digest, digest_path, digest_value, write_json, write_jsonl
 from qwenlong.core.records import Prediction
@@ -56,11 +56,12 @@ class Order:
 
     def settings(self) -> Config:
         """Return the configuration with what the options override."""
-        values = (load(self.config) if self.config is not None else Config()).model_dump()
-        values["evaluation"] |= {key: value for key, value in self.overrides.items() if key != "seed"}
-        values["run"]["seed"] = self.overrides.get("seed", values["run"]["seed"])
-        values["tracking"]["enabled"] = values["tracking"]["enabled"] and self.tracked
-        return Config.model_validate(values)
+        config = load(self.config) if self.config is not None else Config()
+        given = {key: value for key, value in self.overrides.items() if key != "seed"}
+        evaluation = validate(EvaluationConfig, config.evaluation.model_dump() | given, Path("the command line"))
+        run = config.run.model_copy(update={"seed": self.overrides.get("seed", config.run.seed)})
+        tracked = config.tracking.model_copy(update={"enabled": config.tracking.enabled and self.tracked})
+        return config.model_copy(update={"evaluation": evaluation, "run": run, "tracking": tracked})
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def perform(order: Order) -> Done:
         seed=config.run.seed,
         agent=config.agent if order.agent or benchmark.agent else None,
     )
-    if benchmark.source is None and (order.data is None or order.documents is None):
-        raise UsageError(f"{benchmark.name} has no published files; give --data and --documents")
+    if benchmark.needs_documents and order.documents is None:
+        raise UsageError(f"{benchmark.name} needs --documents: the file with every document that its items name")
     data, described = examples(benchmark, order.data, order.cache)
     every = shards.drawn(benchmark.load(data, order.documents), order.limit, settings.seed, benchmark.name)
     items = every if order.shard is None else order.shard.part(every)

@@ -66,7 +66,7 @@ async def run(
     servers = Servers.of(backend)
     check(benchmark, items, settings, servers.window)
     totals = Totals()
-    room = Room(benchmark, servers, settings, journal, totals)
+    room = Room(benchmark, servers, settings, journal, totals, in_blocks)
     start = time.monotonic()
     try:
         if prepare is not None:
@@ -106,7 +106,7 @@ async def _all(
                     outages = outages + 1 if asked.outage else 0
                     if outages >= PATIENCE * concurrency and not given_up:
                         given_up = f"the endpoint gave up {outages} items in a row, the last: {asked.prediction.error}"
-                    if timings is not None and not asked.outage:
+                    if timings is not None:
                         timings.add(asked.timing)
                 progress.advance(failed=room.totals.errors)
 

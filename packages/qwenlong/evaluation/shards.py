@@ -99,7 +99,9 @@ def merged(folders: Sequence[Path]) -> Merged:
         rows = read_jsonl(folder / "predictions.jsonl", Prediction)
         places = [n * samples + k for n in range(number - 1, total, count) for k in range(samples)]
         if len(rows) != len(places):
-            raise DataError(f"{folder}/predictions.jsonl holds {len(rows)} predictions, not {len(places)}; run it again")
+            raise DataError(
+                f"{folder}/predictions.jsonl holds {len(rows)} predictions, not {len(places)}; run it again"
+            )
         for place, row in zip(places, rows, strict=True):
             whole[place] = row
     predictions = [row for row in whole if row is not None]

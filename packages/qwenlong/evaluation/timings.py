@@ -48,7 +48,7 @@ class Timings:
 
     def rows(self, predictions: Sequence[Prediction]) -> list[dict[str, Any]]:
         """Return the rows of those predictions that have one, in their order."""
-        return [self._rows[one.id] for one in predictions if one.id in self._rows and one.error is None]
+        return [self._rows[one.id] for one in predictions if one.id in self._rows]
 
     def close(self, remove: bool = False) -> None:
         """Let go of the file; with `remove`, delete it."""

@@ -40,7 +40,11 @@ class Hub:
         if revision not in ("main", COMMIT):
             return 404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"}, b""
         if name not in self.files:
-            return 404, {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": COMMIT}, b""
+            return (
+                404,
+                {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": COMMIT},
+                b"",
+            )
         body = self.files[name]
         digest = hashlib.sha256(body).hexdigest()
         return 200, {"X-Repo-Commit": COMMIT, "ETag": f'"{digest}"', "X-Linked-Size": str(len(body))}, body

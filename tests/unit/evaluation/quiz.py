@@ -6,6 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.evaluation import prompting, reading
@@ -74,5 +77,24 @@ def quiz(source: Source | None = None, samples: int = 1) -> Quiz:
 
 def lines(count: int, first: int = 0) -> bytes:
     """Return so many records as JSON lines."""
-    rows = [{"id": f"q{n}", "question": f"What is {n} and 1?", "answer": str(n + 1)} for n in range(first, first + count)]
+    rows = [
+        {"id": f"q{n}", "question": f"What is {n} and 1?", "answer": str(n + 1)} for n in range(first, first + count)
+    ]
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def configuration(folder: Path, **evaluation: Any) -> Path:
+    """Write a configuration with its results under a folder, tracking off."""
+    values = {
+        "run": {"results": str(folder / "results")},
+        "tracking": {"enabled": False},
+        "evaluation": {"max_input_tokens": 300, "max_output_tokens": 12} | evaluation,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    return folder / "config.yaml"
+
+
+def right(body: dict[str, Any]) -> str:
+    """Answer a request: the sum that is asked for, with the seed."""
+    n = int(body["messages"][-1]["content"].partition("What is ")[2].partition(" ")[0])
+    return f"It is {n + 1}. ({body['seed']})"

@@ -10,53 +10,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agent_helpers import make_tokenizer
-from quiz import lines, quiz
-from scripted import Endpoint, serving
-from test_evaluation_run import RUN, configuration
+from quiz import lines, right
+from typer.testing import CliRunner
 
 from qwenlong.core.files import read_jsonl
 from qwenlong.core.records import Prediction
-from qwenlong.evaluation import registry
 from qwenlong.evaluation.commands import app
+from scripted import Endpoint, serving
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """The command line of a run of the quiz at some addresses."""
-    monkeypatch.setitem(registry.BENCHMARKS, "quiz", quiz())
-    make_tokenizer(tmp_path / "tokenizer")
-    (tmp_path / "items.jsonl").write_bytes(lines(60))
-    config = configuration(tmp_path)
-
-    def made(*urls: str, out: str = "out", more: tuple[str, ...] = ()) -> list[str]:
-        served = [word for url in urls for word in ("--base-url", url)]
-        words = ["run", "quiz", "--data", str(tmp_path / "items.jsonl"), "--model", "m", *served, *more]
-        words += ["--tokenizer", str(tmp_path / "tokenizer"), "--config", str(config)]
-        return [*words, "--out", str(tmp_path / out)]
-
-    return made
-
-
-@pytest.fixture
-def server() -> Iterator[Endpoint]:
-    """An endpoint."""
-    with serving() as made:
-        yield made
-
-
-def right(body: dict[str, Any]) -> str:
-    """The sum that is asked for, with the seed."""
-    question = body["messages"][-1]["content"]
-    n = int(question.partition("What is ")[2].partition(" ")[0])
-    return f"It is {n + 1}. ({body['seed']})"
+RUN = CliRunner()
+Line = Callable[..., list[str]]
 
 
 def predictions(folder: Path) -> dict[str, Prediction]:
@@ -64,10 +34,10 @@ def predictions(folder: Path) -> dict[str, Prediction]:
     return {one.id: one for one in read_jsonl(folder / "predictions.jsonl", Prediction)}
 
 
-def test_a_fifth_of_the_calls_fail(line: Callable[..., list[str]], server: Endpoint, tmp_path: Path) -> None:
-    """Failed items are named, stay in N, and are all that the same command asks; then the run equals an unbroken one."""
+def test_a_fifth_of_the_calls_fail(quiz_line: Line, server: Endpoint, tmp_path: Path) -> None:
+    """Failed items are named, stay in N, are all that the same command asks; then the run equals an unbroken one."""
     server.answer = right
-    assert RUN.invoke(app, line(server.url, out="whole")).exit_code == 0
+    assert RUN.invoke(app, quiz_line(server.url, out="whole")).exit_code == 0
     server.requests.clear()
 
     def flaky(body: dict[str, Any]) -> Any:
@@ -75,7 +45,7 @@ def test_a_fifth_of_the_calls_fail(line: Callable[..., list[str]], server: Endpo
         return {"status": 500} if drawn == 0 else right(body)
 
     server.answer = flaky
-    done = RUN.invoke(app, line(server.url, more=("--retries", "0", "--json")))
+    done = RUN.invoke(app, quiz_line(server.url, more=("--retries", "0", "--json")))
     summary, found = json.loads(done.stdout.splitlines()[0]), predictions(tmp_path / "out")
     failed = [name for name, one in found.items() if one.error is not None]
     assert 4 < len(failed) < 24 and list(found) == [f"q{n}" for n in range(60)]
@@ -89,7 +59,7 @@ def test_a_fifth_of_the_calls_fail(line: Callable[..., list[str]], server: Endpo
     assert sorted(run["failed"]) == sorted(failed) and run["errors"] == len(failed)
     server.requests.clear()
     server.answer = right
-    done = RUN.invoke(app, line(server.url, more=("--retries", "0", "--json")))
+    done = RUN.invoke(app, quiz_line(server.url, more=("--retries", "0", "--json")))
     assert done.exit_code == 0 and len(server.requests) == len(failed)
     for name in ("predictions.jsonl", "scores.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -98,7 +68,7 @@ def test_a_fifth_of_the_calls_fail(line: Callable[..., list[str]], server: Endpo
     assert all(row["requests"] == 1 and row["seconds"] > 0 and row["server"] == server.url for row in rows)
 
 
-def test_retries_heal_and_are_counted(line: Callable[..., list[str]], server: Endpoint, tmp_path: Path) -> None:
+def test_retries_heal_and_are_counted(quiz_line: Line, server: Endpoint, tmp_path: Path) -> None:
     """With tries left nothing fails; timings.jsonl tells how many there were, the predictions do not."""
     seen: set[int] = set()
 
@@ -109,7 +79,7 @@ def test_retries_heal_and_are_counted(line: Callable[..., list[str]], server: En
         return right(body)
 
     server.answer = first_fails
-    assert RUN.invoke(app, line(server.url)).exit_code == 0
+    assert RUN.invoke(app, quiz_line(server.url)).exit_code == 0
     rows = [json.loads(row) for row in (tmp_path / "out/timings.jsonl").read_text().splitlines()]
     assert sum(row["retries"] for row in rows) == len(seen) > 5
     assert all(row["failures"] == ({"status_503": 1} if row["retries"] else {}) for row in rows)
@@ -117,44 +87,46 @@ def test_retries_heal_and_are_counted(line: Callable[..., list[str]], server: En
         assert set(one.model_dump()) == set(Prediction.model_fields) and len(one.prompt_digest) == 64
 
 
-def test_the_digest_is_of_the_rendered_prompt(line: Callable[..., list[str]], server: Endpoint, tmp_path: Path) -> None:
+def test_the_digest_is_of_the_rendered_prompt(quiz_line: Line, server: Endpoint, tmp_path: Path) -> None:
     """Anyone can make it again from the request."""
     server.answer = right
-    RUN.invoke(app, line(server.url, more=("--limit", "3", "--samples", "2")))
+    RUN.invoke(app, quiz_line(server.url, more=("--limit", "3", "--samples", "2")))
     made = make_tokenizer(tmp_path / "again")
     digests = {hashlib.sha256(made.render_chat(body["messages"]).encode()).hexdigest() for body in server.requests}
     assert {one.prompt_digest for one in predictions(tmp_path / "out").values()} == digests and len(digests) == 6
 
 
-def test_all_fail(line: Callable[..., list[str]], server: Endpoint, tmp_path: Path) -> None:
+def test_all_fail(quiz_line: Line, server: Endpoint, tmp_path: Path) -> None:
     """Exit code 1, no scores full of zeros, and a dead endpoint is not asked for each of the items."""
     server.answer = lambda body: {"status": 500}
-    done = RUN.invoke(app, line(server.url, more=("--retries", "0", "--concurrency", "4")))
+    done = RUN.invoke(app, quiz_line(server.url, more=("--retries", "0", "--concurrency", "4")))
     assert done.exit_code == 1 and "no item could be asked; the first says" in done.output
     assert not (tmp_path / "out").exists() and 8 <= len(server.requests) <= 12
 
 
-def test_an_endpoint_that_dies_half_way(line: Callable[..., list[str]], server: Endpoint, tmp_path: Path) -> None:
+def test_an_endpoint_that_dies_half_way(quiz_line: Line, server: Endpoint, tmp_path: Path) -> None:
     """What was left unasked is failed by name too, and asked by the same command."""
     server.answer = lambda body: {"status": 500} if len(server.requests) > 30 else right(body)
-    done = RUN.invoke(app, line(server.url, more=("--retries", "0", "--concurrency", "2")))
+    done = RUN.invoke(app, quiz_line(server.url, more=("--retries", "0", "--concurrency", "2")))
     found = predictions(tmp_path / "out")
     assert done.exit_code == 1 and "30 of 60 responses failed" in done.output and len(server.requests) < 40
     assert sum((one.error or "").startswith("not asked: the endpoint gave up") for one in found.values()) > 20
     asked, server.answer = len(server.requests), right
-    assert RUN.invoke(app, line(server.url, more=("--retries", "0", "--concurrency", "2"))).exit_code == 0
+    assert RUN.invoke(app, quiz_line(server.url, more=("--retries", "0", "--concurrency", "2"))).exit_code == 0
     assert len(server.requests) == asked + 30
 
 
 def test_items_are_spread_and_a_dead_server_is_left_out(
-    line: Callable[..., list[str]], server: Endpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    quiz_line: Line, server: Endpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Three servers, one of which breaks down and one that nobody runs: every item is asked, elsewhere if need be."""
     server.answer = lambda body: {"text": right(body), "pause": 0.01}
     with serving() as other:
-        other.answer = lambda body: {"text": right(body), "pause": 0.01} if len(other.requests) < 10 else {"status": 500}
+        other.answer = lambda body: (
+            {"text": right(body), "pause": 0.01} if len(other.requests) < 10 else {"status": 500}
+        )
         urls = (server.url, other.url, "http://127.0.0.1:9/v1")
-        done = RUN.invoke(app, line(*urls, more=("--retries", "0", "--concurrency", "3")))
+        done = RUN.invoke(app, quiz_line(*urls, more=("--retries", "0", "--concurrency", "3")))
         assert done.exit_code == 0, done.output
         # Each server has its own share under way; a broken one costs what was under way there.
         assert 9 <= other.paid.total() <= 10 and len(other.requests) <= 14
@@ -163,23 +135,25 @@ def test_items_are_spread_and_a_dead_server_is_left_out(
     rows = [json.loads(row) for row in (tmp_path / "out/timings.jsonl").read_text().splitlines()]
     assert {row["server"] for row in rows} == {server.url, other.url}
     # One server alone gives the same bytes.
-    RUN.invoke(app, line(server.url, out="alone"))
+    RUN.invoke(app, quiz_line(server.url, out="alone"))
     for name in ("predictions.jsonl", "scores.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
 
 
-def test_replies_of_other_addresses_count_when_told(line: Callable[..., list[str]], server: Endpoint) -> None:
+def test_replies_of_other_addresses_count_when_told(quiz_line: Line, server: Endpoint) -> None:
     """By default another address is another model."""
     server.answer = lambda body: {"status": 400} if "<<q7>>" in body["messages"][-1]["content"] else right(body)
-    assert RUN.invoke(app, line(server.url, more=("--any-address",))).exit_code == 1
+    assert RUN.invoke(app, quiz_line(server.url, more=("--any-address",))).exit_code == 1
     with serving() as other:
         other.answer = right
-        assert RUN.invoke(app, line(other.url, more=("--any-address",))).exit_code == 0 and len(other.requests) == 1
-        assert RUN.invoke(app, line(other.url, out="new")).exit_code == 0 and len(other.requests) == 61
+        assert (
+            RUN.invoke(app, quiz_line(other.url, more=("--any-address",))).exit_code == 0 and len(other.requests) == 1
+        )
+        assert RUN.invoke(app, quiz_line(other.url, out="new")).exit_code == 0 and len(other.requests) == 61
 
 
 def test_hostile_responses_are_kept_as_they_are(
-    line: Callable[..., list[str]], server: Endpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    quiz_line: Line, server: Endpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ten megabytes, NUL, half a character, other line ends, a null content: stored, scored, told where it is odd."""
     odd: dict[str, Any] = {
@@ -196,7 +170,7 @@ def test_hostile_responses_are_kept_as_they_are(
         return odd.get(name, right(body))
 
     server.answer = answer
-    done = RUN.invoke(app, line(server.url, more=("--retries", "0", "--json")))
+    done = RUN.invoke(app, quiz_line(server.url, more=("--retries", "0", "--json")))
     assert done.exit_code == 1 and "1 of 60 responses failed: q5; the first says" in done.output
     assert "no completion" in done.output
     found = predictions(tmp_path / "out")
@@ -211,7 +185,7 @@ def test_hostile_responses_are_kept_as_they_are(
     assert values["q0"] and values["q1"] and values["q2"]
 
 
-def test_wrong_usage(line: Callable[..., list[str]], server: Endpoint, tmp_path: Path) -> None:
+def test_wrong_usage(quiz_line: Line, server: Endpoint, tmp_path: Path) -> None:
     """Exit code 2, and nothing is asked."""
     for more, said in (
         (("--agent",), "no document to read through the memory agent"),
@@ -219,11 +193,11 @@ def test_wrong_usage(line: Callable[..., list[str]], server: Endpoint, tmp_path:
         (("--shard", "1/2", "--ray-shards", "2"), "exclude each other"),
         (("--top-p", "0"), "top_p"),
     ):
-        done = RUN.invoke(app, line(server.url, more=more))
+        done = RUN.invoke(app, quiz_line(server.url, more=more))
         assert done.exit_code == 2 and said in done.output, done.output
     twice = tmp_path / "items.jsonl"
     twice.write_bytes(lines(3) + lines(1))
-    done = RUN.invoke(app, line(server.url))
+    done = RUN.invoke(app, quiz_line(server.url))
     assert done.exit_code == 1 and "the id 'q0' stands twice" in done.output
     assert not server.requests and not (tmp_path / "out").exists()
 
@@ -232,7 +206,6 @@ CHILD = """
 import sys
 sys.path[:0] = {paths!r}
 from quiz import quiz
-from qwenlong.evaluation import registry
 from qwenlong.evaluation.commands import app
 registry.BENCHMARKS["quiz"] = quiz()
 app(sys.argv[1:])
@@ -254,20 +227,20 @@ def child(words: list[str], limit: int | None = None) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def test_killed_twice_and_resumed(line: Callable[..., list[str]], server: Endpoint, tmp_path: Path) -> None:
+def test_killed_twice_and_resumed(quiz_line: Line, server: Endpoint, tmp_path: Path) -> None:
     """SIGKILL loses what was under way and nothing else; the files equal an unbroken run's."""
     server.answer = lambda body: {"text": right(body), "pause": 0.05}
-    assert RUN.invoke(app, line(server.url, out="whole")).exit_code == 0
+    assert RUN.invoke(app, quiz_line(server.url, out="whole")).exit_code == 0
     server.requests.clear()
     for most in (15, 35):
-        process = child(line(server.url, more=("--concurrency", "2")))
+        process = child(quiz_line(server.url, more=("--concurrency", "2")))
         while len(server.requests) < most and process.poll() is None:
             time.sleep(0.01)
         assert process.poll() is None, process.communicate()[0]
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert not (tmp_path / "out").exists()
-    process = child(line(server.url, more=("--concurrency", "2")))
+    process = child(quiz_line(server.url, more=("--concurrency", "2")))
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 0, said
     assert 60 <= len(server.requests) <= 60 + 2 * 2
@@ -277,14 +250,14 @@ def test_killed_twice_and_resumed(line: Callable[..., list[str]], server: Endpoi
     assert len(rows) == 60 and sum(row["requests"] for row in rows) >= 58
 
 
-def test_a_full_disk_ends_the_run(line: Callable[..., list[str]], server: Endpoint, tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run(quiz_line: Line, server: Endpoint, tmp_path: Path) -> None:
     """Said once, with what to do; the items are not blamed, and the same command goes on."""
     server.answer = lambda body: right(body) + " words" * 100
-    process = child(line(server.url, more=("--concurrency", "1")), limit=16_000)
+    process = child(quiz_line(server.url, more=("--concurrency", "1")), limit=16_000)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 1 and said.count("error:") == 1 and "Free space" in said, said
     assert "cannot write" in said and not (tmp_path / "out").exists()
     asked = len(server.requests)
     assert 5 < asked < 40
-    assert RUN.invoke(app, line(server.url)).exit_code == 0
+    assert RUN.invoke(app, quiz_line(server.url)).exit_code == 0
     assert 60 <= len(server.requests) <= 61

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 from agent_helpers import endpoint, make_tokenizer
 from hub import COMMIT, Hub, serving
-from quiz import lines, quiz
-from test_evaluation_run import RUN, configuration
+from quiz import configuration, lines, quiz
+from typer.testing import CliRunner
 
 from qwenlong.core.errors import DataError, QwenlongError, UsageError
 from qwenlong.evaluation import fetching, registry
 from qwenlong.evaluation.commands import app
 from qwenlong.evaluation.sources import Source
 
+RUN = CliRunner()
 NAME = "data/items.jsonl"
 DIGEST = hashlib.sha256(lines(5)).hexdigest()
 
@@ -178,7 +179,13 @@ def test_a_run_fetches_its_data(hub: Hub, tmp_path: Path, monkeypatch: pytest.Mo
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["n_attempted"] == 5 == len(requests)
     data = json.loads((tmp_path / "out/run.json").read_text())["data"]
-    assert data == {"digest": DIGEST, "hub": "owner/items", "revision": COMMIT, "commit": COMMIT, "sha256": {NAME: DIGEST}}
+    assert data == {
+        "digest": DIGEST,
+        "hub": "owner/items",
+        "revision": COMMIT,
+        "commit": COMMIT,
+        "sha256": {NAME: DIGEST},
+    }
     done = RUN.invoke(app, ["fetch", "quiz", "--to", str(tmp_path / "mine"), "--json"])
     assert json.loads(done.stdout)["path"] == str(tmp_path / "mine" / NAME)
     assert (tmp_path / "mine" / NAME).read_bytes() == lines(5)

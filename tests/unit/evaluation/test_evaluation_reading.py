@@ -71,7 +71,10 @@ def test_a_field_of_megabytes_in_a_csv(tmp_path: Path) -> None:
 
 
 BAD = {
-    "wrong field.jsonl": (b'{"question": "q", "answer": "a"}\n{"question": "q"}\n', r"record 2: answer: Field required"),
+    "wrong field.jsonl": (
+        b'{"question": "q", "answer": "a"}\n{"question": "q"}\n',
+        r"record 2: answer: Field required",
+    ),
     "wrong type.json": (b'[{"question": 1, "answer": "a"}]', r"record 1: question: .*string.*schema has question, ans"),
     "no object.jsonl": (b"[1]\n", r"record 1"),
     "latin.jsonl": (b'{"question": "q", "answer": "a"}\n{"question": "caf\xe9"}\n', r"not UTF-8 \(byte 49\)"),
