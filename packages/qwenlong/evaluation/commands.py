@@ -10,12 +10,15 @@ import typer
 
 from qwenlong.core.console import reported
 from qwenlong.core.errors import UsageError
+from qwenlong.evaluation import ruler_command
 
 if TYPE_CHECKING:
     from qwenlong.core.config import Config
     from qwenlong.evaluation.interface import Benchmark
 
 app = typer.Typer(help="Run benchmarks, score stored predictions, compare models.", no_args_is_help=True)
+app.command("ruler")(ruler_command.ruler)
+app.command("ruler-report")(ruler_command.report)
 
 Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="see `qwenlong evaluate list`")]
 Seed = Annotated[int, typer.Option(help="seed of the bootstrap")]
