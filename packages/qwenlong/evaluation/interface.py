@@ -27,10 +27,15 @@ class Ask:
 
 
 class Item(ABC):
-    """One question of a benchmark. `id` is unique in it; scores are first averaged within `group`."""
+    """One question of a benchmark. `id` is unique in it; scores are first averaged within `group`.
+
+    `slices` names further parts of the benchmark that the item belongs to, such as its length: the headline is
+    reported over each of them too, and they take no part in "avg".
+    """
 
     id: str
     group: str
+    slices: tuple[str, ...] = ()
 
     @abstractmethod
     def messages(self, tokenizer: Tokenizer, max_tokens: int) -> Messages:
