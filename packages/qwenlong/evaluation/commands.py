@@ -10,6 +10,7 @@ import typer
 
 from qwenlong.core.console import reported
 from qwenlong.core.errors import UsageError
+from qwenlong.evaluation import ruler_command
 from qwenlong.evaluation.compare_command import compare
 from qwenlong.evaluation.run_command import fetch, merge, run
 from qwenlong.evaluation.score_command import score
@@ -55,4 +56,6 @@ app.command("run")(run)
 app.command("merge")(merge)
 app.command("fetch")(fetch)
 app.command("score")(score)
+app.command("ruler")(ruler_command.ruler)
+app.command("ruler-report")(ruler_command.report)
 app.command("compare")(compare)
