@@ -167,12 +167,6 @@ class Room:
         )
         return Asked(prediction, timing)
 
-    def not_asked(self, item: Item, number: int, reason: str) -> Asked:
-        """Return the prediction of an item that was left for another run."""
-        self.totals.errors += 1
-        name = prediction_id(item.id, number, self.settings.samples)
-        return Asked(self._failed(name, QwenlongError(f"not asked: {reason}")), {"id": name, "turns": 0}, True)
-
     def _failed(self, name: str, error: QwenlongError) -> Prediction:
         return Prediction(
             id=name,

@@ -41,11 +41,13 @@ def run(order: Order, count: int) -> Done:
         parts = [_part(order, Shard(number, count)) for number in range(1, count + 1)]
         waiting: dict[Any, Order] = {task.remote(part): part for part in parts}
         failed: dict[str, str] = {}
+        journals: list[str] = []
         while waiting:
             ready, _ = ray.wait(list(waiting))
             part = waiting.pop(ready[0])
             try:
-                message = ray.get(ready[0])
+                message, kept = ray.get(ready[0])
+                journals += kept
             except ray.exceptions.RayError as error:
                 message = f"{type(error).__name__}: {str(error).splitlines()[-1] if str(error) else 'no message'}"
             _LOG.info("shard %s: %s", part.shard, message or "done")
@@ -60,7 +62,11 @@ def run(order: Order, count: int) -> Done:
             f"shards {', '.join(sorted(failed))} of {count} could not be run, {first} because: {failed[first]}; the "
             "same command goes on with what is missing"
         )
-    return merge([part.out for part in parts], order.out, order.data, order.settings())
+    done = merge([part.out for part in parts], order.out, order.data, order.settings())
+    if not done.failed:
+        for file in journals:
+            Path(file).unlink(missing_ok=True)
+    return done
 
 
 def _part(order: Order, shard: Shard) -> Order:
@@ -79,14 +85,14 @@ def _part(order: Order, shard: Shard) -> Order:
         for name in ("model", "tokenizer")
         if (value := getattr(order, name)) is not None and Path(value).is_dir()
     }
-    return replace(order, out=out, base_urls=urls, shard=shard, tracked=False, **files, **places)
+    return replace(order, out=out, base_urls=urls, shard=shard, tracked=False, keep=True, **files, **places)
 
 
-def _shard(order: Order) -> str:
-    """Run a shard; return what went wrong, empty when all was well. Failed items are no fault of the shard."""
+def _shard(order: Order) -> tuple[str, list[str]]:
+    """Run a shard; return what went wrong ("": nothing), and its journals. Failed items are no fault of the shard."""
     try:
-        perform(order)
+        done = perform(order)
     except QwenlongError as error:
         # As text: Ray would wrap the exception in its own, message and all.
-        return str(error)
-    return ""
+        return str(error), []
+    return "", [str(path) for path in done.journals]

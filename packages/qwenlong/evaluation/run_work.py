@@ -51,6 +51,8 @@ class Order:
     limit: int | None = None
     shard: shards.Shard | None = None
     tracked: bool = True
+    keep: bool = False
+    """Whether the journal stays when all is well: the caller removes it."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Keys of `evaluation` in the configuration, and "seed"."""
 
@@ -70,6 +72,8 @@ class Done:
 
     scores: dict[str, Any]
     failed: dict[str, str]
+    journals: tuple[Path, ...] = ()
+    """Files for resuming that were kept."""
 
     def check(self) -> None:
         """Raise QwenlongError naming responses that failed."""
@@ -170,11 +174,12 @@ def perform(order: Order) -> Done:
                 settings.agent,
             )
             # With errors the journal stays: the same command then asks only for what is missing.
-            journal.close(remove=totals.errors == 0)
-            timings.close(remove=totals.errors == 0)
+            clean = totals.errors == 0 and not order.keep
+            journal.close(remove=clean)
+            timings.close(remove=clean)
         values = {k: m["value"] for k, m in scores["metrics"].items() if m["value"] is not None}
         tracked.log_metrics(values | {"prompt_tokens": totals.prompt_tokens, "response_tokens": totals.response_tokens})
-    return Done(scores, failures(predictions))
+    return Done(scores, failures(predictions), () if clean else (journal.path, timings.path))
 
 
 def open_servers(order: Order, config: Config) -> Servers:

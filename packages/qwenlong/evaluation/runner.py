@@ -98,16 +98,13 @@ async def _all(
         async def work(todo: Iterator[int]) -> None:
             nonlocal outages, given_up
             for place in todo:
-                item, number = jobs[place]
-                if given_up:
-                    found[place] = room.not_asked(item, number, given_up)
-                else:
-                    found[place] = asked = await room.ask(item, number)
-                    outages = outages + 1 if asked.outage else 0
-                    if outages >= PATIENCE * concurrency and not given_up:
-                        given_up = f"the endpoint gave up {outages} items in a row, the last: {asked.prediction.error}"
-                    if timings is not None:
-                        timings.add(asked.timing)
+                found[place] = asked = await room.ask(*jobs[place])
+                outages = outages + 1 if asked.outage else 0
+                if outages >= PATIENCE * concurrency and not given_up:
+                    given_up = f"the endpoint gave up {outages} items in a row, the last: {asked.prediction.error}"
+                    room.servers.give_up(given_up)
+                if timings is not None:
+                    timings.add(asked.timing)
                 progress.advance(failed=room.totals.errors)
 
         size = concurrency if in_blocks else max(len(jobs), 1)

@@ -36,6 +36,7 @@ class Servers:
     ) -> None:
         self._servers = [_Server(*pair) for pair in zip(backends, map(redact_text, addresses), strict=True)]
         self._clock = clock
+        self._given_up = ""
         first = backends[0]
         self.name, self.tokenizer, self.window = first.name, first.tokenizer, first.window
 
@@ -50,6 +51,15 @@ class Servers:
     def for_item(self) -> ItemBackend:
         """Return the model as one item asks it."""
         return ItemBackend(self)
+
+    def give_up(self, reason: str) -> None:
+        """Ask nothing any more: what was answered before can still be read from a journal."""
+        self._given_up = reason
+
+    def check(self) -> None:
+        """Raise core.llm.Unavailable when nothing is asked any more."""
+        if self._given_up:
+            raise Unavailable(f"not asked: {self._given_up}", "not_asked")
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -87,6 +97,7 @@ class ItemBackend:
         self, messages: Messages, *, max_tokens: int, temperature: float, top_p: float, seed: int
     ) -> Turn:
         """Return one turn, of any server that gives one. Raises core.llm.LLMError of the last that was asked."""
+        self._servers.check()
         tried: list[_Server] = []
         while True:
             server = self._servers.pick(tried, self._now)

@@ -97,9 +97,10 @@ def test_a_context_of_millions_of_tokens_is_cut_quickly(tokenizer: Tokenizer) ->
     assert min(seconds(30) for _ in range(3)) < 3 * short + 0.1
 
 
-def test_a_run_of_blanks_is_no_trap(tokenizer: Tokenizer) -> None:
-    """A long context of few tokens is counted, not guessed at."""
-    wide = Tokenizer(tokenizer.folder)
-    context = "a" + "\u200b" * 3 + "<|endoftext|>" * 700
-    limit = wide.count_chat(build(context))
-    assert len(context) > 8 * 1000 and prompting.fit("q", context, build, wide, limit) == build(context)
+def test_a_long_context_of_few_tokens_is_whole(tokenizer: Tokenizer) -> None:
+    """Thirteen characters a token: pieces cut tokens in two, and the count must not be taken from them."""
+    context = "<|endoftext|>" * 20_000
+    limit = tokenizer.count_chat(build(context))
+    assert len(context) > 8 * limit + 65_536
+    assert prompting.fit("q", context, build, tokenizer, limit) == build(context)
+    assert tokenizer.count_chat(prompting.fit("q", context, build, tokenizer, limit - 1)) <= limit - 1
