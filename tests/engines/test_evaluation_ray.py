@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests/unit/memory_agent"))
 
 from agent_helpers import make_tokenizer  # noqa: E402
-from scripted import serving  # noqa: E402
 
 from qwenlong.core.files import write_jsonl  # noqa: E402
 from qwenlong.evaluation.commands import app  # noqa: E402
+from scripted import serving  # noqa: E402
 
 pytestmark = pytest.mark.engines
 RUN = CliRunner()

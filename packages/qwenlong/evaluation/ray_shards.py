@@ -73,19 +73,32 @@ def _part(order: Order, shard: Shard) -> Order:
     out = order.out.resolve() / "shards" / f"{shard.number}-of-{shard.of}"
     turn = (shard.number - 1) % len(order.base_urls) if order.base_urls else 0
     urls = order.base_urls[turn:] + order.base_urls[:turn]
-    files = {
-        name: None if (path := getattr(order, name)) is None else Path(path).resolve()
-        for name in ("data", "documents", "config", "state", "cache")
-    }
-    if order.state is None:
-        # Relative results folders of a configuration would lie wherever the task runs.
-        files["state"] = (Path(order.settings().run.results) / "state" / "evaluation").resolve()
-    places = {
-        name: str(Path(value).resolve())
-        for name in ("model", "tokenizer")
-        if (value := getattr(order, name)) is not None and Path(value).is_dir()
-    }
-    return replace(order, out=out, base_urls=urls, shard=shard, tracked=False, keep=True, **files, **places)
+    # Relative folders would lie wherever the task runs.
+    state = order.state or Path(order.settings().run.results) / "state" / "evaluation"
+    return replace(
+        order,
+        out=out,
+        model=_place(order.model),
+        tokenizer=None if order.tokenizer is None else _place(order.tokenizer),
+        data=_resolved(order.data),
+        documents=_resolved(order.documents),
+        config=_resolved(order.config),
+        cache=order.cache.resolve(),
+        state=state.resolve(),
+        base_urls=urls,
+        shard=shard,
+        tracked=False,
+        keep=True,
+    )
+
+
+def _resolved(path: Path | None) -> Path | None:
+    return None if path is None else path.resolve()
+
+
+def _place(name: str) -> str:
+    """Return the whole path of a folder; a name as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def _shard(order: Order) -> tuple[str, list[str]]:

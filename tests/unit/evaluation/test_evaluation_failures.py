@@ -206,6 +206,7 @@ CHILD = """
 import sys
 sys.path[:0] = {paths!r}
 from quiz import quiz
+from qwenlong.evaluation import registry
 from qwenlong.evaluation.commands import app
 registry.BENCHMARKS["quiz"] = quiz()
 app(sys.argv[1:])
