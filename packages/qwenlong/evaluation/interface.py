@@ -112,3 +112,7 @@ class Benchmark(ABC):
 
         Raises DataError naming the file, the record and what is wrong with it.
         """
+
+    def assumptions(self) -> tuple[str, ...]:
+        """Return what a result rests on that the paper does not say, a sentence each; a run states them."""
+        return ()
