@@ -47,6 +47,7 @@ def merge(folders: Sequence[Path], out: Path, data: Path | None = None, config: 
         "base_url": first["base_url"],
         "failed": failed,
         "shard": None,
+        "assumptions": list(benchmark.assumptions()),
     }
     inputs = {"data": source} | ({"documents": documents} if documents is not None else {})
     scores = write(out, benchmark, items, whole.predictions, whole.timings, details, settings, inputs, agent)

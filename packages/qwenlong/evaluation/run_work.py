@@ -161,6 +161,7 @@ def perform(order: Order) -> Done:
                 "documents_path": None if order.documents is None else str(order.documents),
                 "shard": None if order.shard is None else str(order.shard),
                 "failed": failures(predictions),
+                "assumptions": list(benchmark.assumptions()),
             }
             scores = write(
                 order.out,
