@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from qwenlong.core.errors import UsageError
-from qwenlong.evaluation.benchmarks import heldout, mrcr, ruler
+from qwenlong.evaluation.benchmarks import aime, gpqa_diamond, heldout, longbench_v2, mmlu_pro, mrcr, ruler
 from qwenlong.evaluation.interface import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark for module in (heldout, mrcr, ruler) for benchmark in module.BENCHMARKS
+    benchmark.name: benchmark
+    for module in (heldout, longbench_v2, mmlu_pro, gpqa_diamond, aime, mrcr, ruler)
+    for benchmark in module.BENCHMARKS
 }
 
 

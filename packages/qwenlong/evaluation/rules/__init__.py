@@ -1,0 +1,1 @@
+"""Scoring rules of the public benchmarks: pure functions of text."""
