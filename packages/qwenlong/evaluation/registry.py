@@ -14,6 +14,8 @@ from qwenlong.evaluation.benchmarks import (
     longbench_v2,
     longmemeval,
     mmlu_pro,
+    mrcr,
+    ruler,
 )
 from qwenlong.evaluation.interface import Benchmark
 
@@ -28,6 +30,8 @@ _MODULES = (
     longbench_v2,
     longmemeval,
     mmlu_pro,
+    mrcr,
+    ruler,
 )
 
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for module in _MODULES for benchmark in module.BENCHMARKS}
