@@ -1,1 +1,1 @@
-"""Scoring rules that several benchmarks share: pure functions from text to [0, 1]."""
+"""Scoring rules of the public benchmarks: pure functions of text."""
