@@ -65,6 +65,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
         ("Paris", "paris", True, True),
         ("It is the Eiffel Tower.", "Eiffel Tower", True, True),
         ("Eiffel", "The Eiffel Tower", False, True),
+        ("The", "The Hague", False, False),
+        ("The The", "the the", True, True),
         ("1912", "1", False, False),
         ("Nolan", "no", False, False),
         ("1,225 dollars", "$1225", True, True),
@@ -92,8 +94,9 @@ WORDS = st.lists(st.sampled_from(["a", "the", "Ada", "3", "3.5", "C++", "-", "no
 def test_cover_em_is_the_cover_rule_of_the_rewards(answer: str, gold: str) -> None:
     """One meaning of "covers" in training and evaluation, for golds with words."""
     if any(map(str.isalnum, gold)):
-        strict, either = covers(answer, gold), covers(answer, gold) or covers(gold, answer)
-        assert cover_em.match(answer, [gold]) == (strict, either)
+        strict = covers(answer, gold)
+        other = covers(gold, answer) and not set(answer.split()) <= {"a", "the", "-"}
+        assert cover_em.match(answer, [gold]) == (strict, strict or other)
 
 
 @settings(max_examples=200)
@@ -102,9 +105,9 @@ def test_strict_is_within_loose_and_loose_has_no_sides(answer: str, gold: str) -
     """What strict matches loose does too; below the bounds loose is the same from either side."""
     strict, loose = cover_em.match(answer, [gold])
     assert strict <= loose
-    back = cover_em.match(gold, [answer])
-    if max(len(cover_em.normalise(text)) for text in (answer, gold)) <= 40 and any(map(str.isalnum, answer + gold)):
-        assert loose == back[1]
+    sides = [cover_em.normalise(text) for text in (answer, gold)]
+    if not any(len(side) > 40 or set(side) <= {"a", "an", "the"} for side in sides):
+        assert loose == cover_em.match(gold, [answer])[1]
 
 
 def test_an_answer_may_be_long_only_where_its_gold_is() -> None:

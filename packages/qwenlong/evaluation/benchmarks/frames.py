@@ -122,10 +122,9 @@ BENCHMARKS = (
         official="official",
         groups=("all",),
         source=Source(
-            "google/frames-benchmark",
-            ("test.tsv",),
-            obtain="its documents are in Tongyi-Zhiwen/frames (Prompt, Answer, wiki_items), which serves alone",
-            licence="Apache-2.0",
+            "Tongyi-Zhiwen/frames",
+            ("test.jsonl",),
+            obtain="the questions alone are google/frames-benchmark, test.tsv: enough to score, not to ask",
             records=824,
         ),
     ),

@@ -8,7 +8,7 @@ alone ("....-") is matched by the same signs.
 **No answer may list the document.** A final answer of more than 40 words, or twice the words of the gold where that is
 more, matches nothing. An answer that says the gold with a sentence around it stays below; a longer one is not lost
 either, since it goes to the judge as any other without a match does. Above `characters_allowed` there is no answer at
-all: the judge would see a cut of it only.
+all, and the judge is not asked: it would be shown a piece of the document with the gold in it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def match(answer: str, golds: Sequence[str]) -> tuple[bool, bool]:
         wanted = normalise(gold)
         if len(said) <= _words_allowed(wanted):
             strict = strict or _within(wanted, said, gold, answer) or _same_signs(answer, gold)
-            loose = loose or strict or _within(said, wanted, answer, gold)
+            # An answer of articles alone says nothing, whatever gold holds one.
+            loose = loose or strict or (not ARTICLES.issuperset(said) and _within(said, wanted, answer, gold))
     return strict, loose
 
 
