@@ -202,10 +202,10 @@ def test_gold_scores_one_in_any_case_and_a_part_its_share(records: list[RulerRec
     for item in find("ruler").load(tmp_path / "r.jsonl", None):
         assert isinstance(item, RulerItem)
         outputs = item.record.outputs
-        assert item.score(" and ".join(outputs[::-1]).upper()) == {"official": 1.0}
+        assert item.score(" and ".join(outputs[::-1]).upper()) == {"official": 1.0, "bounded": 1.0}
         share = 1.0 if item.group in ("qa_1", "qa_2") else 1 / len(outputs)
-        assert item.score(f"<think>x</think> {outputs[0]}") == {"official": share}
-        assert item.score("") == item.score("<think>" + " ".join(outputs)) == {"official": 0.0}
+        assert item.score(f"<think>x</think> {outputs[0]}") == {"official": share, "bounded": share}
+        assert item.score("") == item.score("<think>" + " ".join(outputs)) == {"official": 0.0, "bounded": 0.0}
         question, instruction, text = item.problem()
         assert question in item.record.input and instruction in item.record.input and text == _context(item.record)
         (message,) = item.messages(tokenizer(), 100_000)
@@ -226,6 +226,17 @@ def test_no_response_raises(text: str) -> None:
     )  # fmt: skip
     item = RulerItem("x", "vt", record)
     assert all(0 <= item.score(given_)["official"] <= 1 for given_ in (text, "<think>" + text, text * 1000))
+
+
+def test_to_copy_the_text_pays_by_the_official_rule_alone(sources: Sources) -> None:
+    found = []
+    for record in suite.generate(["niah_single_2", "niah_multikey_2"], [4096], 12, 5, tokenizer(), sources):
+        values = RulerItem(record.id, record.task, record).score(record.input)
+        ends = record.input.index(record.outputs[0]) + len(record.outputs[0])
+        # The first thousand of about twelve thousand characters.
+        assert values == {"official": 1.0, "bounded": float(ends <= 8 * 128)}
+        found.append(values["bounded"])
+    assert sum(found) / len(found) < 0.25
 
 
 def test_the_sweep_and_its_report(tmp_path: Path) -> None:
