@@ -78,11 +78,11 @@ def report(
     """Print the scores of a RULER run by task and length, and by the depth of single needles."""
     from qwenlong.core.files import read_jsonl, write_text
     from qwenlong.core.records import Prediction
-    from qwenlong.evaluation.registry import find
+    from qwenlong.evaluation.benchmarks.ruler import BENCHMARKS
     from qwenlong.evaluation.ruler.report import markdown
 
     with reported():
-        text = markdown(find("ruler").load(examples, None), read_jsonl(predictions, Prediction))
+        text = markdown(BENCHMARKS[0].load(examples, None), read_jsonl(predictions, Prediction))
         if out is not None:
             write_text(out, text)
         else:

@@ -1,8 +1,9 @@
 """RULER: needles, variables, counted words and questions at growing lengths; items from `qwenlong evaluate ruler`.
 
 Rule `official`: the share of the outputs that stand anywhere in the response, in any case; for questions (qa_1, qa_2)
-1 when any of them does. Only what follows the thinking counts. A response that lists everything scores as well as one
-that knows: the rule is the benchmark's, and the output limit is its only guard.
+1 when any of them does. Only what follows the thinking counts. A response that copies the whole text scores 1: RULER's
+only guard is that it generates few tokens. Rule `bounded`, the headline, is that guard where more may be generated:
+the official rule on the first 8 characters for each token that RULER generates for the task.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from qwenlong.rewards.extract import after_thinking
 
 #: Tasks where one of the outputs is enough.
 ANY = ("qa_1", "qa_2")
+#: Tokens that RULER generates, by the first part of a task's name.
+GENERATED = {"niah": 128, "vt": 30, "cwe": 120, "fwe": 50, "qa": 32}
+#: Characters a token that `bounded` reads.
+CHARACTERS = 8
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
 
@@ -53,13 +58,15 @@ class RulerItem(Item):
         return self.record.question, self.record.instruction, self.record.input[start:stop]
 
     def score(self, response: str) -> dict[str, float]:
-        """Return the share of outputs that the response holds."""
-        text = after_thinking(response)
-        if text is None:
-            return {"official": 0.0}
-        text = _CONTROL.sub("\n", text).lower()
+        """Return the share of outputs that the response holds, and that its first characters hold."""
+        text = _CONTROL.sub("\n", after_thinking(response) or "")
+        limit = CHARACTERS * GENERATED[self.record.task.partition("_")[0]]
+        return {"official": self._share(text), "bounded": self._share(text[:limit])}
+
+    def _share(self, text: str) -> float:
+        text = text.lower()
         found = [output.lower() in text for output in self.record.outputs]
-        return {"official": float(any(found)) if self.record.task in ANY else sum(found) / len(found)}
+        return float(any(found)) if self.record.task in ANY else sum(found) / len(found)
 
 
 def depth(record: RulerRecord) -> str:
@@ -90,5 +97,13 @@ class Ruler(Benchmark):
 
 
 BENCHMARKS = (
-    Ruler("ruler", "RULER", ("official",), "official", official="official", groups=tuple(TASKS), average="groups"),
+    Ruler(
+        "ruler",
+        "RULER",
+        ("bounded", "official"),
+        "bounded",
+        official="official",
+        groups=tuple(TASKS),
+        average="groups",
+    ),
 )

@@ -11,7 +11,9 @@ from qwenlong.evaluation.benchmarks.ruler import RulerItem, depth
 
 
 def markdown(items: Sequence[RulerItem], predictions: Sequence[Prediction]) -> str:
-    """Return both tables, in percent. What failed or is missing counts as 0; several responses are averaged.
+    """Return both tables of the rule `bounded`, in percent.
+
+    What failed or is missing counts as 0; several responses are averaged.
 
     Raises DataError for a prediction of no item.
     """
@@ -22,7 +24,7 @@ def markdown(items: Sequence[RulerItem], predictions: Sequence[Prediction]) -> s
         if name not in known:
             raise DataError(f"prediction {prediction.id!r} is of no item of the examples; give its own file")
         good = prediction.error is None
-        values[name].append(known[name].score(prediction.response)["official"] if good else 0.0)
+        values[name].append(known[name].score(prediction.response)["bounded"] if good else 0.0)
     by_task: dict[tuple[str, int], list[float]] = defaultdict(list)
     by_depth: dict[tuple[str, int], list[float]] = defaultdict(list)
     for item in items:
