@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwenlong.audit.claims import Published
 from qwenlong.audit.merges import described
 from qwenlong.audit.results import Cell, Scores, read_scores
 from qwenlong.core.config import MERGED_MODELS, MODELS, AblationRow, Config
+from qwenlong.core.published import Published
 from qwenlong.core.records import TASKS
 
 #: Our models by the names of Table 10's rows.
