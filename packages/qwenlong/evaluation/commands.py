@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwenlong.core.console import reported
-from qwenlong.core.errors import UsageError
+from qwenlong.evaluation.tables.command import tables
 
 if TYPE_CHECKING:
     from qwenlong.core.config import Config
@@ -175,23 +175,7 @@ def compare(
         typer.echo(f"B above A on average in {found['share_of_resamples_above_zero']:.1%} of resamples")
 
 
-@app.command("tables")
-def tables(
-    results: Annotated[Path, typer.Option(help="results folder of a run")],
-    out: Annotated[Path | None, typer.Option(help="Markdown file to write; default: print")] = None,
-) -> None:
-    """Print every evaluated model as Markdown tables, in percent with intervals."""
-    from qwenlong.core.files import write_text
-    from qwenlong.evaluation import compare as comparing
-
-    with reported():
-        if not results.is_dir():
-            raise UsageError(f"--results {results} is no folder; give the run.results of a configuration")
-        text = comparing.tables(results)
-        if out is not None:
-            write_text(out, text)
-        else:
-            typer.echo(text)
+app.command("tables")(tables)
 
 
 def _rows(table: dict[str, Any], signed: bool = False) -> None:
