@@ -58,7 +58,7 @@ def render(table: Table) -> str:
         "% needs \\usepackage{booktabs,graphicx}",
         r"\begin{table}[p]",
         r"\centering\footnotesize",
-        f"\\caption{{{escape(text.heading(table))}}}",
+        f"\\caption{{{escape(_caption(table))}}}",
         f"\\label{{tab:ours-{table.name}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
@@ -82,6 +82,10 @@ def _cell(value: str) -> str:
     """Return a cell, its interval and n smaller."""
     first, _, rest = value.partition(" ")
     return escape(first) + (f" {{\\scriptsize {escape(rest)}}}" if rest else "")
+
+
+def _caption(table: Table) -> str:
+    return f"{table.title} (the paper's Table {table.number})" if table.number != table.name else table.title
 
 
 def remarks(table: Table) -> str:

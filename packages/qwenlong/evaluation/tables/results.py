@@ -75,7 +75,8 @@ class Results:
             if len(found) == len(parts):
                 runs.append(found)
         if not runs:
-            return Measured(missing=tuple(dict.fromkeys(min(gaps, key=len))))
+            fewest: list[str] = min(gaps, key=len)
+            return Measured(missing=tuple(dict.fromkeys(fewest)))
         _check_runs(runs)
         each = [values.mean([part.value for part in run], independent=not measure.paired) for run in runs]
         every = [part for run in runs for part in run]

@@ -51,7 +51,7 @@ def over_seeds(values: Sequence[Value]) -> Value:
     """Return the mean over runs of different seeds on the same items.
 
     The interval holds both sources of chance, squares added: the items (the mean of the runs' own intervals: the same
-    items again do not narrow it) and the seeds (Student's t times the standard error over runs).
+    items again do not narrow it) and the seeds (Student's t times the standard error over runs, wide for two). It ends where scores end, at 0 and 100.
     """
     if len(values) == 1:
         return values[0]
@@ -62,7 +62,8 @@ def over_seeds(values: Sequence[Value]) -> Value:
     spread = math.sqrt(math.fsum((v.value - once.value) ** 2 for v in values) / (n - 1))
     seeds = _T[min(n - 1, len(_T)) - 1] * spread / math.sqrt(n)
     down, up = once.halves
-    return _with(once.value, (math.hypot(down, seeds), math.hypot(up, seeds)))
+    low, high = once.value - math.hypot(down, seeds), once.value + math.hypot(up, seeds)
+    return Value(once.value, max(low, 0.0), min(high, 100.0))
 
 
 def wilson(percent: float, n: int) -> Value:
