@@ -51,7 +51,8 @@ def over_seeds(values: Sequence[Value]) -> Value:
     """Return the mean over runs of different seeds on the same items.
 
     The interval holds both sources of chance, squares added: the items (the mean of the runs' own intervals: the same
-    items again do not narrow it) and the seeds (Student's t times the standard error over runs, wide for two). It ends where scores end, at 0 and 100.
+    items again do not narrow it) and the seeds (Student's t times the standard error over runs, wide for two). It ends
+    where scores end, at 0 and 100.
     """
     if len(values) == 1:
         return values[0]
