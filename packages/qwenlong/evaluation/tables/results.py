@@ -64,6 +64,16 @@ class Results:
         patterns = ("evaluation/*/*/scores.json", "ablations/*/evaluation/*/scores.json")
         return {file.parent.name for folder in self.folders for p in patterns for file in folder.glob(p)}
 
+    @property
+    def read(self) -> list[Path]:
+        """The score files that were read."""
+        return sorted(file for file, scores in self._scores.items() if scores is not None)
+
+    @property
+    def seeds(self) -> set[int]:
+        """The seeds of the score files that were read."""
+        return {seed for file in self.read if (seed := _seed(file)) is not None}
+
     def measured(self, model: Model, measure: Measure) -> Measured:
         """Return our number of a cell. Raises DataError for files that are no scores, or of runs that do not fit."""
         runs: list[list[_Found]] = []
