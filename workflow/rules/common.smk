@@ -22,7 +22,7 @@ from qwenlong.core.files import (
 )
 from qwenlong.corpus.folders import listing_digest
 from qwenlong.corpus.sources import chosen, packages
-from qwenlong.evaluation.parts import asking_digest, scoring_digest
+from qwenlong.evaluation.parts import AFTER_RESPONSES, AFTER_SCORES
 from qwenlong.evaluation.registry import BENCHMARKS
 from qwenlong.evaluation.tables import layout
 
@@ -210,7 +210,6 @@ except QwenlongError as error:
 # What asking a benchmark's items reads of the configuration, besides the models; the judge is scoring's.
 EVALUATION_KEYS = [f"evaluation.{key}" for key in ("max_input_tokens", "max_output_tokens", "temperature", "top_p")]
 EVALUATION_KEYS += ["evaluation.samples", "base.window", "engine.dtype", "run.seed"]
-ASKING, SCORING = asking_digest(), scoring_digest()
 
 R = RUN.run.results
 CACHE = RUN.corpus.cache

@@ -51,7 +51,7 @@ rule evaluate_full:
     resources:
         **need("generate"),
     params:
-        code=ASKING,
+        code=code_digest("evaluation", "inference", "memory_agent", without=AFTER_RESPONSES),
         config=settings(*EVALUATION_KEYS),
         listing=items_digest,
         data=items_file,
@@ -68,7 +68,7 @@ use rule evaluate_full as evaluate_agent with:
         model="|".join(AGENT_MODELS),
         benchmark="|".join(AGENT),
     params:
-        code=ASKING,
+        code=code_digest("evaluation", "inference", "memory_agent", without=AFTER_RESPONSES),
         config=settings(*EVALUATION_KEYS, "agent"),
         listing=items_digest,
         data=items_file,
@@ -94,7 +94,7 @@ rule score_evaluation:
     resources:
         **need("light"),
     params:
-        code=SCORING,
+        code=code_digest("evaluation", "rewards", without=AFTER_SCORES),
         config=settings("llm.evaluation_judge", "run.seed"),
         listing=items_digest,
         examples=items_file,
@@ -122,7 +122,7 @@ rule paper_table:
         **need("light"),
     params:
         code=code_digest("evaluation.tables", "evaluation.compare"),
-        results=R,
+        results=subpath(output.markdown, ancestor=3),
         folder=subpath(output.markdown, parent=True),
     shell:
         'qwenlong evaluate tables --results {params.results:q} --table {wildcards.table:q} --config "$QWENLONG_CONFIG"'
