@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from qwenlong.core.errors import DataError, QwenlongError
+from qwenlong.core.errors import DataError, QwenlongError, StorageError
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
@@ -137,7 +137,7 @@ def _explain(error: OSError, target: Path) -> Exception:
 def append_line(descriptor: int, line: bytes, path: Path) -> None:
     """Append a line to an open file and wait until it is on disk: all of it or, when the disk is full, none.
 
-    One process at a time. Raises QwenlongError when the disk is full.
+    One process at a time. Raises StorageError when the disk is full.
     """
     size = os.fstat(descriptor).st_size
     try:
@@ -150,9 +150,9 @@ def append_line(descriptor: int, line: bytes, path: Path) -> None:
         raise disk_full(path, getattr(error, "strerror", None)) from error
 
 
-def disk_full(target: str | os.PathLike[str], reason: str | None = None) -> QwenlongError:
+def disk_full(target: str | os.PathLike[str], reason: str | None = None) -> StorageError:
     """Return the error that says that `target` cannot be written for want of space."""
-    return QwenlongError(
+    return StorageError(
         f"cannot write {target}: {reason or os.strerror(errno.ENOSPC)}; nothing was left half-written. "
         "Free space on that file system, or set run.results to another one, and run the same command again"
     )

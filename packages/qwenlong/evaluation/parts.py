@@ -21,8 +21,3 @@ AFTER_RESPONSES = (
 def asking_digest() -> str:
     """Return the digest of the code that responses depend on."""
     return code_digest("evaluation", "inference", "memory_agent", without=AFTER_RESPONSES)
-
-
-def scoring_digest() -> str:
-    """Return the digest of the code that scores of given responses depend on."""
-    return code_digest("evaluation", "rewards", without=AFTER_SCORES)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from qwenlong.core.errors import UsageError
-from qwenlong.evaluation.benchmarks import heldout
+from qwenlong.evaluation.benchmarks import heldout, mrcr, ruler
 from qwenlong.evaluation.interface import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark for module in (heldout,) for benchmark in module.BENCHMARKS
+    benchmark.name: benchmark for module in (heldout, mrcr, ruler) for benchmark in module.BENCHMARKS
 }
 
 

@@ -242,8 +242,8 @@ class EvaluationConfig(Section):
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Nucleus sampling."""
-    samples: Annotated[int, Field(ge=1)] = 1
-    """Responses per item."""
+    samples: Annotated[int, Field(ge=1)] | None = None
+    """Responses per item; none: as many as the paper asks of the benchmark (32 of AIME, 1 of most)."""
     benchmarks: tuple[str, ...] = ("heldout",)
     """Benchmarks run full-context on every checkpoint."""
     agent_benchmarks: tuple[str, ...] = ("heldout_long",)

@@ -1,0 +1,186 @@
+"""MRCR: repeat one of several answers to the same request in a long chat, behind a random string.
+
+Rule `ratio`, official and the paper's: 0 unless the response starts with the random string; otherwise difflib's
+ratio of response and answer without it. Only what follows the thinking counts; white space right behind it does not.
+The paper does not say how its subsets are bounded: they are unions of the published bins, 128K = 131072 [assumed].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import field_validator
+
+from qwenlong.core.errors import DataError
+from qwenlong.core.tokens import Tokenizer
+from qwenlong.evaluation import chats, mrcr_lengths
+from qwenlong.evaluation.interface import Benchmark, Item
+from qwenlong.evaluation.prompting import fit
+from qwenlong.evaluation.reading import Published, distinct, read_records
+from qwenlong.evaluation.sources import Source
+from qwenlong.memory_agent.loop import Messages
+from qwenlong.rewards.extract import after_thinking
+from qwenlong.rewards.similarity import ratio
+
+
+class Record(Published):
+    """A record of openai/mrcr; `prompt` is a JSON array of messages."""
+
+    prompt: str
+    answer: str
+    random_string_to_prepend: str
+    n_needles: int
+    n_chars: int | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _chat(cls, value: str) -> str:
+        try:
+            messages = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"is no JSON string of messages ({error.msg})") from error
+        whole = isinstance(messages, list) and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
+        )
+        if not whole or not messages or messages[-1]["role"] != "user":
+            raise ValueError("is no list of messages with role and content, the last of them the user's")
+        return value
+
+
+def answer_part(response: str) -> str | None:
+    """Return what a response says after its thinking, white space before it stripped; None while it is unfinished.
+
+    A response without thinking is returned as it is, as the official rule takes it.
+    """
+    text = after_thinking(response)
+    if text is None or response.strip() == text:
+        return None if text is None else response
+    # Thinking was cut off: white space at the end is kept as without thinking.
+    end = response.rstrip()
+    return text + response[len(end) :] if end.endswith(text) else text
+
+
+@dataclass(frozen=True)
+class MrcrItem(Item):
+    """One chat; `group` is its number of needles, `slices` its bin."""
+
+    id: str
+    group: str
+    slices: tuple[str, ...]
+    prompt: str = field(repr=False)
+    answer: str = field(repr=False)
+    prefix: str
+    render: Literal["chat", "flat"] = "chat"
+
+    def messages(self, tokenizer: Tokenizer, max_tokens: int) -> Messages:
+        """Return the chat, or one message that holds it as text; above `max_tokens` the middle is left out.
+
+        Of a chat whole turns are left out, of a text the middle. Raises DataError when the last message does not fit.
+        """
+        chat: Messages = [{"role": m["role"], "content": m["content"]} for m in json.loads(self.prompt)]
+        if self.render == "chat":
+            return chats.fit_chat(f"mrcr {self.id}", chat, tokenizer, max_tokens)
+        last = chats.flat(chat[-1:])
+
+        def build(context: str) -> Messages:
+            return [{"role": "user", "content": f"{context}\n\n{last}" if context else last}]
+
+        return fit(f"mrcr {self.id}", chats.flat(chat[:-1]), build, tokenizer, max_tokens)
+
+    def problem(self) -> tuple[str, str, str]:
+        """Return the last message as question, no instruction, and the earlier messages as text with their roles."""
+        chat = json.loads(self.prompt)
+        return chat[-1]["content"], "", chats.flat(chat[:-1])
+
+    def score(self, response: str) -> dict[str, float]:
+        """Return the ratio in [0, 1]."""
+        given = answer_part(response)
+        if given is None or not given.startswith(self.prefix):
+            return {"ratio": 0.0}
+        return {"ratio": ratio(given.removeprefix(self.prefix), self.answer.removeprefix(self.prefix))}
+
+
+@dataclass(frozen=True)
+class Mrcr(Benchmark):
+    """All records of a file, or those of more than `low` and at most `high` tokens."""
+
+    low: int = 0
+    high: int = 0
+    count: str = "auto"
+    render: Literal["chat", "flat"] = "chat"
+
+    def configured(self, tokens: str, render: Literal["chat", "flat"]) -> Mrcr:
+        """Return the benchmark with its lengths counted by `tokens` and its chats rendered as `render`."""
+        return replace(self, count=tokens, render=render)
+
+    def assumptions(self) -> tuple[str, ...]:
+        """Return what a result rests on that the paper does not say."""
+        _, said = mrcr_lengths.counter(self.count)
+        rendered = "the chat's own messages" if self.render == "chat" else "one user message with the chat as text"
+        bounds = (f"{self.name} has items of more than {self.low} and at most {self.high} tokens",) if self.high else ()
+        return (f"MRCR {said}", *bounds, f"MRCR prompts are {rendered}")
+
+    def load(self, examples: Path, documents: Path | None) -> Sequence[MrcrItem]:
+        """Read the published file; an item's id is its record's number in it from 0. Raises DataError."""
+        records = read_records(examples, Record)
+        count, said = mrcr_lengths.counter(self.count)
+        found = []
+        for number, record in enumerate(records):
+            contents = [message["content"] for message in json.loads(record.prompt)]
+            tokens = sum(count([*contents, record.answer]))
+            if self.high and not mrcr_lengths.within(tokens, self.low, self.high):
+                continue
+            name = mrcr_lengths.bin_of(tokens)
+            found.append(
+                MrcrItem(
+                    str(number),
+                    f"{record.n_needles} needles",
+                    (name,) if name else (),
+                    record.prompt,
+                    record.answer,
+                    record.random_string_to_prepend,
+                    self.render,
+                )
+            )
+        if not found:
+            raise DataError(
+                f"{examples} holds no item of more than {self.low} and at most {self.high} tokens ({said}); "
+                "give the file of another length, or set evaluation.mrcr_tokens"
+            )
+        return distinct(found, examples)
+
+
+_SOURCE = Source(
+    "openai/mrcr",
+    ("2needle.parquet", "4needle.parquet", "8needle.parquet"),
+    licence="MIT",
+    records=2400,
+)
+
+
+def _mrcr(name: str, title: str, low: int = 0, high: int = 0, agent: bool = False) -> Mrcr:
+    return Mrcr(
+        name,
+        title,
+        ("ratio",),
+        "ratio",
+        official="ratio",
+        groups=("2 needles", "4 needles", "8 needles"),
+        agent=agent,
+        source=_SOURCE,
+        low=low,
+        high=high,
+    )
+
+
+BENCHMARKS = (
+    _mrcr("mrcr", "MRCR"),
+    _mrcr("mrcr_0_128k", "MRCR 0-128K", 0, 131072),
+    _mrcr("mrcr_128k_512k", "MRCR 128K-512K", 131072, 524288, True),
+    _mrcr("mrcr_512k_1m", "MRCR 512K-1M", 524288, 1048576, True),
+)
