@@ -245,7 +245,7 @@ def _cut(text: str) -> str:
 
 def _examples(results: Path, config: Config, evaluations: tables.Evaluations) -> Iterator[Example]:
     """Yield the first held-out question of each task with the responses of the base and the last model there is."""
-    benchmark = next(iter(config.evaluation.benchmarks), "")
+    benchmark = tables.HELDOUT if tables.HELDOUT in config.evaluation.benchmarks else ""
     source = results / "synthesis" / f"{benchmark}.parquet"
     present = [m for m in MODELS if (results / "evaluation" / m / benchmark / "predictions.jsonl").is_file()]
     if not source.is_file() or not present:

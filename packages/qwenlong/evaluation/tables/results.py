@@ -146,6 +146,12 @@ def _notes(scores: Mapping[str, Any], part: Part, name: str, model: Model) -> li
     rule = scores.get("headline")
     if known is not None and rule is not None and rule != known.headline:
         notes.append(f"{name} of {model.name} is scored by {rule}, without the judge that {known.headline} needs")
+    judge = scores.get("judge")
+    if judge is not None:
+        notes.append(f"Judged by {judge['model']}: {name}")
+        unparsed = sum(judge.get("no_verdict", {}).values())
+        if unparsed:
+            notes.append(f"{name} of {model.name}: {unparsed} of {judge['asked']} replies of the judge hold no verdict")
     if name != part.benchmark:
         notes.append(f"{part.benchmark} of {model.name} is read from {name}: all records of its file")
     if scores["n_scored"] < scores["n_attempted"]:
