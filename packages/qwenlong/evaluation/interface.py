@@ -127,3 +127,7 @@ class Benchmark(ABC):
         order. What goes wrong for some items must not cost the others: those raise QwenlongError when they are asked.
         """
         return items
+
+    def assumptions(self) -> tuple[str, ...]:
+        """Return what a result rests on that the paper does not say, a sentence each; a run states them."""
+        return ()

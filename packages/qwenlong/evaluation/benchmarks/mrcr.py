@@ -1,21 +1,22 @@
 """MRCR: repeat one of several answers to the same request in a long chat, behind a random string.
 
-Rule `ratio`, official and the paper's: 0 unless the response starts with the random string; otherwise difflib's
-ratio of response and answer without it. Only what follows the thinking counts; white space right behind it does not.
+Rule `ratio`, the same as `official`: 0 unless the response starts with the random string; otherwise difflib's ratio
+of response and answer without it. Only what follows the thinking counts; white space right behind it does not.
 The paper does not say how its subsets are bounded: they are unions of the published bins, 128K = 131072 [assumed].
+The environment variable QWENLONG_MRCR_RENDER = flat shows the chat as text in one message; default: chat [assumed].
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from pydantic import field_validator
 
-from qwenlong.core.errors import DataError
+from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.evaluation import chats, mrcr_lengths
 from qwenlong.evaluation.interface import Benchmark, Item
@@ -65,17 +66,25 @@ def answer_part(response: str) -> str | None:
     return text + response[len(end) :] if end.endswith(text) else text
 
 
+def _render() -> str:
+    """Return how chats are shown. Raises ConfigError naming the variable when it is neither."""
+    value = os.environ.get("QWENLONG_MRCR_RENDER", "chat")
+    if value not in ("chat", "flat"):
+        raise ConfigError(f"QWENLONG_MRCR_RENDER = {value!r}: give chat or flat")
+    return value
+
+
 @dataclass(frozen=True)
 class MrcrItem(Item):
     """One chat; `group` is its number of needles, `slices` its bin."""
 
     id: str
     group: str
-    slices: tuple[str, ...]
     prompt: str = field(repr=False)
     answer: str = field(repr=False)
     prefix: str
-    render: Literal["chat", "flat"] = "chat"
+    slices: tuple[str, ...] = ()
+    render: str = "chat"
 
     def messages(self, tokenizer: Tokenizer, max_tokens: int) -> Messages:
         """Return the chat, or one message that holds it as text; above `max_tokens` the middle is left out.
@@ -98,11 +107,12 @@ class MrcrItem(Item):
         return chat[-1]["content"], "", chats.flat(chat[:-1])
 
     def score(self, response: str) -> dict[str, float]:
-        """Return the ratio in [0, 1]."""
+        """Return the ratio in [0, 1], under its own name and as the official rule."""
         given = answer_part(response)
-        if given is None or not given.startswith(self.prefix):
-            return {"ratio": 0.0}
-        return {"ratio": ratio(given.removeprefix(self.prefix), self.answer.removeprefix(self.prefix))}
+        value = 0.0
+        if given is not None and given.startswith(self.prefix):
+            value = ratio(given.removeprefix(self.prefix), self.answer.removeprefix(self.prefix))
+        return {"ratio": value, "official": value}
 
 
 @dataclass(frozen=True)
@@ -111,24 +121,19 @@ class Mrcr(Benchmark):
 
     low: int = 0
     high: int = 0
-    count: str = "auto"
-    render: Literal["chat", "flat"] = "chat"
-
-    def configured(self, tokens: str, render: Literal["chat", "flat"]) -> Mrcr:
-        """Return the benchmark with its lengths counted by `tokens` and its chats rendered as `render`."""
-        return replace(self, count=tokens, render=render)
 
     def assumptions(self) -> tuple[str, ...]:
         """Return what a result rests on that the paper does not say."""
-        _, said = mrcr_lengths.counter(self.count)
-        rendered = "the chat's own messages" if self.render == "chat" else "one user message with the chat as text"
+        _, said = mrcr_lengths.counter()
+        rendered = "one user message with the chat as text" if _render() == "flat" else "the chat's own messages"
         bounds = (f"{self.name} has items of more than {self.low} and at most {self.high} tokens",) if self.high else ()
         return (f"MRCR {said}", *bounds, f"MRCR prompts are {rendered}")
 
     def load(self, examples: Path, documents: Path | None) -> Sequence[MrcrItem]:
         """Read the published file; an item's id is its record's number in it from 0. Raises DataError."""
         records = read_records(examples, Record)
-        count, said = mrcr_lengths.counter(self.count)
+        count, said = mrcr_lengths.counter()
+        render = _render()
         found = []
         for number, record in enumerate(records):
             contents = [message["content"] for message in json.loads(record.prompt)]
@@ -140,17 +145,17 @@ class Mrcr(Benchmark):
                 MrcrItem(
                     str(number),
                     f"{record.n_needles} needles",
-                    (name,) if name else (),
                     record.prompt,
                     record.answer,
                     record.random_string_to_prepend,
-                    self.render,
+                    (name,) if name else (),
+                    render,
                 )
             )
         if not found:
             raise DataError(
                 f"{examples} holds no item of more than {self.low} and at most {self.high} tokens ({said}); "
-                "give the file of another length, or set evaluation.mrcr_tokens"
+                f"give the file of another length, or set {mrcr_lengths.VARIABLE}"
             )
         return distinct(found, examples)
 
@@ -167,9 +172,9 @@ def _mrcr(name: str, title: str, low: int = 0, high: int = 0, agent: bool = Fals
     return Mrcr(
         name,
         title,
-        ("ratio",),
+        ("ratio", "official"),
         "ratio",
-        official="ratio",
+        official="official",
         groups=("2 needles", "4 needles", "8 needles"),
         agent=agent,
         source=_SOURCE,

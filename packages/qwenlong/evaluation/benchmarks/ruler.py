@@ -32,8 +32,8 @@ class RulerItem(Item):
 
     id: str
     group: str
-    slices: tuple[str, ...]
     record: RulerRecord = field(repr=False)
+    slices: tuple[str, ...] = ()
 
     def messages(self, tokenizer: Tokenizer, max_tokens: int) -> Messages:
         """Return the prompt; above `max_tokens` the middle of its context is cut. Raises DataError as `fit` does."""
@@ -85,7 +85,7 @@ class Ruler(Benchmark):
                     "the suite; make the file with `qwenlong evaluate ruler`"
                 )
             names = (f"length {record.length}", f"{record.task} at {record.length}", depth(record))
-            found.append(RulerItem(record.id, record.task, tuple(name for name in names if name), record))
+            found.append(RulerItem(record.id, record.task, record, tuple(name for name in names if name)))
         return distinct(found, examples)
 
 

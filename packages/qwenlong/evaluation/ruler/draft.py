@@ -32,8 +32,9 @@ class Draft:
 
     def prompt(self) -> tuple[str, int]:
         """Return the whole prompt and where in it the context starts."""
-        values = {"lead": self.lead, "question": self.question, "instruction": self.instruction}
-        before, after = templates.around("ruler", values, "context", PROMPTS)
+        # No text holds a zero byte.
+        values = {"lead": self.lead, "question": self.question, "instruction": self.instruction, "context": "\0"}
+        before, _, after = templates.fill("ruler", values, PROMPTS).partition("\0")
         return before + self.context + after, len(before)
 
 
