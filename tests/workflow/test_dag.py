@@ -195,14 +195,17 @@ def test_published_files_feed_asking_and_scoring_of_their_benchmark(plan):
         kind, *words = name.split()
         if kind.startswith(("evaluate_", "score_")) and words:
             fetched = {read.split()[1] for read in reads if read.startswith("fetch_benchmark ")}
-            if words[-1].startswith("heldout"):
+            if words[-1].startswith("heldout") or words[-1] in found.run.evaluation.data:
                 assert not fetched
             else:
                 (source,) = fetched
                 shared = BENCHMARKS[source].source == BENCHMARKS[words[-1]].source if source in BENCHMARKS else False
                 assert source == words[-1] or shared
-    command = found.jobs["evaluate_full base frames"].command
-    assert "--no-score" in command and "--documents" not in command and "/benchmarks/frames" in command
+    command = found.jobs["evaluate_full base longbench_v2"].command
+    assert "--documents" not in command and "data/cache/benchmarks/longbench_v2" in command
+    # A given file need not be there for a plan.
+    for name in ("evaluate_full base frames", "score_evaluation base frames"):
+        assert f" {found.run.evaluation.data['frames']} " in found.jobs[name].command
     assert "--documents" in found.jobs["evaluate_full base heldout"].command
 
 
