@@ -208,8 +208,9 @@ except QwenlongError as error:
     refuse(error)
 
 # What asking a benchmark's items reads of the configuration, besides the models; the judge is scoring's.
-EVALUATION_KEYS = [f"evaluation.{key}" for key in ("max_input_tokens", "max_output_tokens", "temperature", "top_p")]
-EVALUATION_KEYS += ["evaluation.samples", "base.window", "engine.dtype", "run.seed"]
+WHICH = ("benchmarks", "agent_benchmarks", "tables", "data")
+EVALUATION_KEYS = [f"evaluation.{key}" for key in type(RUN.evaluation).model_fields if key not in WHICH]
+EVALUATION_KEYS += ["base.window", "engine.dtype", "run.seed"]
 
 R = RUN.run.results
 CACHE = RUN.corpus.cache
