@@ -56,7 +56,7 @@ def render(table: Table) -> str:
     """Return one table environment; it needs booktabs and graphicx, and shrinks to the line where it is wider."""
     lines = [
         "% needs \\usepackage{booktabs,graphicx}",
-        r"\begin{table}[p]",
+        r"\begin{table}[htbp]",
         r"\centering\footnotesize",
         f"\\caption{{{escape(_caption(table))}}}",
         f"\\label{{tab:ours-{table.name}}}",

@@ -145,7 +145,8 @@ def _notes(scores: Mapping[str, Any], part: Part, name: str, model: Model) -> li
     known = BENCHMARKS.get(name)
     rule = scores.get("headline")
     if known is not None and rule is not None and rule != known.headline:
-        notes.append(f"{name} of {model.name} is scored by {rule}, without the judge that {known.headline} needs")
+        why = f"without the judge that {known.headline} needs" if rule == known.fallback else f"not {known.headline}"
+        notes.append(f"{name} of {model.name} is scored by {rule}, {why}")
     judge = scores.get("judge")
     if judge is not None:
         notes.append(f"Judged by {judge['model']}: {name}")
