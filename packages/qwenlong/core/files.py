@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin
@@ -331,13 +331,15 @@ def digest_value(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def code_digest(*names: str) -> str:
+def code_digest(*names: str, without: Collection[str] = ()) -> str:
     """Return a digest of the sources of `qwenlong.<name>` for each package or module named, `core` always.
 
-    Templates and other data files of a package count. Rules carry it as a parameter, so that a change of code reruns
-    what it touches and nothing else. Raises QwenlongError for a name that is neither.
+    Templates and other data files of a package count; packages and modules in `without` do not, though a package named
+    holds them. Rules carry it as a parameter, so that a change of code reruns what it touches and nothing else. Raises
+    QwenlongError for a name that is neither.
     """
     root = Path(__file__).resolve().parents[1]
+    left_out = {root.joinpath(*name.split(".")) for name in without}
     state = hashlib.sha256()
     for name in sorted({"core", *names}):
         folder = root.joinpath(*name.split("."))
@@ -349,6 +351,6 @@ def code_digest(*names: str) -> str:
         else:
             raise QwenlongError(f"no package or module qwenlong.{name} to digest; name one under {root.name}/")
         for file in files:
-            if not file.name.startswith("."):
+            if not file.name.startswith(".") and not left_out & {file.with_suffix(""), *file.parents}:
                 state.update(f"{file.relative_to(root).as_posix()}\0{sha256_file(file)}\n".encode())
     return state.hexdigest()[:16]

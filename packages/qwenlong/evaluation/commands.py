@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from qwenlong.core.console import reported
-from qwenlong.core.errors import UsageError
 from qwenlong.evaluation import ruler_command
 from qwenlong.evaluation.compare_command import compare
 from qwenlong.evaluation.run_command import fetch, merge, run
 from qwenlong.evaluation.score_command import score
+from qwenlong.evaluation.tables.command import tables
 
 app = typer.Typer(help="Run benchmarks, score stored predictions, compare models.", no_args_is_help=True)
 
@@ -33,25 +31,6 @@ def show(as_json: AsJson = False) -> None:
         typer.echo(f"{name:<16}{'memory agent' if b.agent else 'full context':<16}{', '.join(b.groups)}")
 
 
-@app.command("tables")
-def tables(
-    results: Annotated[Path, typer.Option(help="results folder of a run")],
-    out: Annotated[Path | None, typer.Option(help="Markdown file to write; default: print")] = None,
-) -> None:
-    """Print every evaluated model as Markdown tables, in percent with intervals."""
-    from qwenlong.core.files import write_text
-    from qwenlong.evaluation import compare as comparing
-
-    with reported():
-        if not results.is_dir():
-            raise UsageError(f"--results {results} is no folder; give the run.results of a configuration")
-        text = comparing.tables(results)
-        if out is not None:
-            write_text(out, text)
-        else:
-            typer.echo(text)
-
-
 app.command("run")(run)
 app.command("merge")(merge)
 app.command("fetch")(fetch)
@@ -59,3 +38,4 @@ app.command("score")(score)
 app.command("ruler")(ruler_command.ruler)
 app.command("ruler-report")(ruler_command.report)
 app.command("compare")(compare)
+app.command("tables")(tables)

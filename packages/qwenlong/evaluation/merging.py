@@ -13,8 +13,10 @@ from qwenlong.evaluation.registry import find
 from qwenlong.evaluation.run_work import Done, failures, write
 
 
-def merge(folders: Sequence[Path], out: Path, data: Path | None = None, config: Config | None = None) -> Done:
-    """Write the merged run to `out`; the scores are made anew, from `data` (default: where the shards read it).
+def merge(
+    folders: Sequence[Path], out: Path, data: Path | None = None, config: Config | None = None, score: bool = True
+) -> Done:
+    """Write the merged run to `out`; its scores are made anew, or left out. `data`: where the shards read it.
 
     Raises DataError as `shards.merged` does, and where the data is not there or is another.
     """
@@ -50,5 +52,5 @@ def merge(folders: Sequence[Path], out: Path, data: Path | None = None, config: 
         "assumptions": list(benchmark.assumptions()),
     }
     inputs = {"data": source} | ({"documents": documents} if documents is not None else {})
-    scores = write(out, benchmark, items, whole.predictions, whole.timings, details, settings, inputs, agent)
+    scores = write(out, benchmark, items, whole.predictions, whole.timings, details, settings, inputs, agent, score)
     return Done(scores, failed)

@@ -62,7 +62,7 @@ def run(order: Order, count: int) -> Done:
             f"shards {', '.join(sorted(failed))} of {count} could not be run, {first} because: {failed[first]}; the "
             "same command goes on with what is missing"
         )
-    done = merge([part.out for part in parts], order.out, order.data, order.settings())
+    done = merge([part.out for part in parts], order.out, order.data, order.settings(), order.score)
     if not done.failed:
         for file in journals:
             Path(file).unlink(missing_ok=True)

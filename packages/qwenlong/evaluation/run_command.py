@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from qwenlong.core.console import print_result, reported
-from qwenlong.core.errors import UsageError
+from qwenlong.core.errors import QwenlongError, UsageError
 from qwenlong.evaluation.printing import print_scores
 
 Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="see `qwenlong evaluate list`")]
@@ -52,6 +52,12 @@ def run(
     any_address: Annotated[
         bool, typer.Option("--any-address", help="resume what was asked at other addresses, of the same model")
     ] = False,
+    no_score: Annotated[
+        bool, typer.Option("--no-score", help="leave scores.json to `evaluate score`, which can ask a judge")
+    ] = False,
+    allow_failed: Annotated[
+        bool, typer.Option("--allow-failed", help="exit code 0 though responses failed, unless all did")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model every item, then score; the same command goes on where a killed one stopped."""
@@ -92,6 +98,7 @@ def run(
             limit=limit,
             shard=None if shard is None else shards.parse(shard),
             overrides={key: value for key, value in overrides.items() if value is not None},
+            score=not no_score,
         )
         if ray_shards is not None:
             from qwenlong.evaluation import ray_shards as driver
@@ -104,8 +111,17 @@ def run(
             done = driver.run(order, ray_shards)
         else:
             done = perform(order)
-        print_scores(done.scores, as_json)
-        done.check()
+        if no_score:
+            said = f"{benchmark}: {done.scores['n_scored']} of {done.scores['n_attempted']} answered"
+            print_result(done.scores, said, as_json)
+        else:
+            print_scores(done.scores, as_json)
+        try:
+            done.check()
+        except QwenlongError as error:
+            if not allow_failed:
+                raise
+            typer.echo(f"note: {error}", err=True)
 
 
 def merge(

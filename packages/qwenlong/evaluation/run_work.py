@@ -12,10 +12,11 @@ from qwenlong.core import provenance, templates, tracking
 from qwenlong.core.config import AgentConfig, Config, EndpointConfig, EvaluationConfig
 from qwenlong.core.config_files import load, validate
 from qwenlong.core.errors import QwenlongError, UsageError
-from qwenlong.core.files import code_digest, digest_path, digest_value, write_json, write_jsonl
+from qwenlong.core.files import digest_path, digest_value, write_json, write_jsonl
 from qwenlong.core.records import Prediction
 from qwenlong.evaluation import fetching, runner, scoring, shards
 from qwenlong.evaluation.interface import Benchmark, Item
+from qwenlong.evaluation.parts import asking_digest
 from qwenlong.evaluation.registry import find
 from qwenlong.evaluation.servers import Servers
 from qwenlong.evaluation.timings import Timings
@@ -55,6 +56,8 @@ class Order:
     """Whether the journal stays when all is well: the caller removes it."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Keys of `evaluation` in the configuration, and "seed"."""
+    score: bool = True
+    """Whether scores.json is written, too; without it `qwenlong evaluate score` makes it, with a judge."""
 
     def settings(self) -> Config:
         """Return the configuration with what the options override."""
@@ -101,7 +104,7 @@ def examples(benchmark: Benchmark, data: Path | None, cache: Path) -> tuple[Path
 
 
 def perform(order: Order) -> Done:
-    """Ask, score, write predictions.jsonl, scores.json, run.json and timings.jsonl.
+    """Ask, score if that is ordered, write predictions.jsonl, scores.json, run.json and timings.jsonl.
 
     A killed run goes on where it stopped. Raises QwenlongError when no item could be asked, UsageError for options
     that do not fit.
@@ -173,12 +176,13 @@ def perform(order: Order) -> Done:
                 config,
                 inputs,
                 settings.agent,
+                order.score,
             )
             # With errors the journal stays: the same command then asks only for what is missing.
             clean = totals.errors == 0 and not order.keep
             journal.close(remove=clean)
             timings.close(remove=clean)
-        values = {k: m["value"] for k, m in scores["metrics"].items() if m["value"] is not None}
+        values = {k: m["value"] for k, m in scores.get("metrics", {}).items() if m["value"] is not None}
         tracked.log_metrics(values | {"prompt_tokens": totals.prompt_tokens, "response_tokens": totals.response_tokens})
     return Done(scores, failures(predictions), () if clean else (journal.path, timings.path))
 
@@ -215,7 +219,7 @@ def open_servers(order: Order, config: Config) -> Servers:
 def _place(order: Order, config: Config, details: Mapping[str, Any], inputs: Mapping[str, str], name: str) -> Path:
     """Return where the journal stands: it serves one combination of everything that a response depends on."""
     addresses = None if order.any_address else sorted(order.base_urls)
-    made_of = [dict(details), dict(inputs), order.model, addresses, code_digest(*PACKAGES)]
+    made_of = [dict(details), dict(inputs), order.model, addresses, asking_digest()]
     part = "" if order.shard is None else f"-{order.shard.number}-of-{order.shard.of}"
     folder = order.state if order.state is not None else Path(config.run.results) / "state" / "evaluation"
     return folder / name / order.benchmark / f"{digest_value(made_of)[:24]}{part}.jsonl"
@@ -231,17 +235,28 @@ def write(
     config: Config,
     inputs: Mapping[str, Path],
     agent: AgentConfig | None,
+    score: bool = True,
 ) -> dict[str, Any]:
-    """Write a run's files with their sidecars; return the scores."""
-    scores = scoring.score(benchmark, items, predictions, config.run.seed)
+    """Write a run's files with their sidecars; return the scores, or what there is of them without scoring.
+
+    Scores of other predictions do not stay beside these.
+    """
+    files = ("predictions.jsonl", "scores.json") if score else ("predictions.jsonl",)
     write_jsonl(out / "predictions.jsonl", predictions)
     write_jsonl(out / "timings.jsonl", timings)
     write_json(out / "run.json", dict(details))
-    write_json(out / "scores.json", scores)
+    if score:
+        scores = scoring.score(benchmark, items, predictions, config.run.seed)
+        write_json(out / "scores.json", scores)
+    else:
+        answered = sum(one.error is None for one in predictions)
+        scores = {"benchmark": benchmark.name, "n_attempted": len(predictions), "n_scored": answered}
+        for stale in (out / "scores.json", provenance.path_of(out / "scores.json")):
+            stale.unlink(missing_ok=True)
     used = {
         "evaluation": config.evaluation.model_dump(mode="json"),
         "agent": None if agent is None else agent.model_dump(),
     }
-    for file in ("predictions.jsonl", "scores.json"):
+    for file in files:
         provenance.sidecar(out / file, inputs=inputs, config=used, packages=PACKAGES, seed=config.run.seed)
     return scores

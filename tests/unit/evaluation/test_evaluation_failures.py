@@ -262,3 +262,15 @@ def test_a_full_disk_ends_the_run(quiz_line: Line, server: Endpoint, tmp_path: P
     assert 5 < asked < 40
     assert RUN.invoke(app, quiz_line(server.url)).exit_code == 0
     assert 60 <= len(server.requests) <= 61
+
+
+def test_failures_may_be_left_to_the_scores(quiz_line: Line, server: Endpoint, tmp_path: Path) -> None:
+    """With `--allow-failed` the run is done, its failures are told and count; unless everything failed."""
+    server.answer = lambda body: {"status": 500} if "<<q7>>" in body["messages"][-1]["content"] else right(body)
+    done = RUN.invoke(app, quiz_line(server.url, more=("--retries", "0", "--allow-failed")))
+    assert done.exit_code == 0 and "note: 1 of 60 responses failed: q7" in done.output
+    assert predictions(tmp_path / "out")["q7"].error is not None
+    server.answer = lambda body: {"status": 500}
+    more = ("--retries", "0", "--allow-failed", "--seed", "3")
+    done = RUN.invoke(app, quiz_line(server.url, out="none", more=more))
+    assert done.exit_code == 1 and "no item could be asked" in done.output

@@ -115,3 +115,22 @@ def test_a_dead_endpoint_writes_nothing(data: Path, model: Path, tmp_path: Path)
         done = RUN.invoke(app, line("heldout", data, "served", configuration(tmp_path), tmp_path / "out", *more))
     assert done.exit_code == 1 and "no item could be asked" in done.output and "unknown model" in done.output
     assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_asking_and_scoring_apart_give_what_one_command_gives(data: Path, model: Path, tmp_path: Path) -> None:
+    """`--no-score` leaves no scores, not even those of earlier predictions; `score` makes the same bytes."""
+    config = configuration(tmp_path)
+    whole, apart = tmp_path / "whole", tmp_path / "apart"
+    assert RUN.invoke(app, line("heldout", data, str(model), config, whole)).exit_code == 0
+    apart.mkdir()
+    for name in ("scores.json", "scores.json.provenance.json"):
+        (apart / name).write_text("{}")
+    done = RUN.invoke(app, line("heldout", data, str(model), config, apart, "--no-score", "--json"))
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"benchmark": "heldout", "n_attempted": 10, "n_scored": 10}
+    assert not list(apart.glob("scores.json*"))
+    words = ["--examples", str(data / "heldout.parquet"), "--predictions", str(apart / "predictions.jsonl")]
+    words += ["--config", str(config), "--out", str(apart / "scores.json")]
+    assert RUN.invoke(app, ["score", "heldout", *words]).exit_code == 0
+    for name in ("predictions.jsonl", "scores.json"):
+        assert (apart / name).read_bytes() == (whole / name).read_bytes()
