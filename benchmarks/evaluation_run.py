@@ -30,12 +30,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "packages"), str(ROOT / "benchmarks")]
 
 import llm_paths  # noqa: E402
-from qwenlong.evaluation.mrcr_items import mrcr_items  # noqa: E402
 
 from qwenlong.core.config import Config  # noqa: E402
 from qwenlong.core.files import read_jsonl, write_jsonl  # noqa: E402
 from qwenlong.core.records import Document, Prediction  # noqa: E402
 from qwenlong.core.tokens import Tokenizer  # noqa: E402
+from qwenlong.evaluation.mrcr_items import mrcr_items  # noqa: E402
 
 #: Needle tasks of RULER's suite that need no question set.
 TASKS = "niah_single_1,niah_single_2,niah_multikey_1,niah_multikey_2,niah_multivalue"
