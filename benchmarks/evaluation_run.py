@@ -221,6 +221,7 @@ def measure(work: Path, server: llm_paths.Server, size: Size, cache: Path) -> li
     rows = []
     for benchmark, data in make_items(work, size, server.folder, cache).items():
         rows.append(runs.measured(benchmark, data))
+        # A run of an hour tells what it has.
         print(table(rows[-1:]).splitlines()[2], flush=True)
     return rows
 
