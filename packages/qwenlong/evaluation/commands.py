@@ -57,8 +57,8 @@ def run(
     from qwenlong.evaluation.registry import find
 
     with reported():
-        chosen = find(benchmark)
         settings = load(config) if config is not None else Config()
+        chosen = find(benchmark).configured(settings.evaluation)
         scores = _run(
             chosen, settings, data, documents, model, out, base_url, api_key_env, tokenizer, agent, concurrency, state
         )

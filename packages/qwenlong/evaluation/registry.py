@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from qwenlong.core.errors import UsageError
-from qwenlong.evaluation.benchmarks import heldout
+from qwenlong.evaluation.benchmarks import bfcl_v4_memory, heldout
 from qwenlong.evaluation.interface import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark for module in (heldout,) for benchmark in module.BENCHMARKS
+    benchmark.name: benchmark for module in (bfcl_v4_memory, heldout) for benchmark in module.BENCHMARKS
 }
 
 
