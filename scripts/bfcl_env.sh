@@ -2,7 +2,7 @@
 # Makes the environment of BFCL's official harness (.venv-bfcl), which wants other versions than the rest. Name the
 # folder as evaluation.bfcl_environment, and `qwenlong evaluate run bfcl_v4_memory_…` holds its conversations there.
 #
-#   scripts/bfcl_env.sh install          for memory_kv and memory_rec_sum (0.4 GB)
+#   scripts/bfcl_env.sh install          for memory_kv and memory_rec_sum (0.3 GB)
 #   scripts/bfcl_env.sh install vector   for memory_vector too: torch, faiss, sentence-transformers (1.5 GB more)
 #
 #   PYTHON             interpreter of Python 3.11 (default: that of .venv)

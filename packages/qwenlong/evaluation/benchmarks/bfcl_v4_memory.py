@@ -118,6 +118,13 @@ class Memory(Benchmark):
         found = records.read_questions(examples, folder)
         return distinct([MemoryItem(question, golds, self.memory, folder) for question, golds in found], examples)
 
+    def assumptions(self) -> tuple[str, ...]:
+        """Return which prompts and memories a result comes from, which the paper leaves open."""
+        if self.environment is not None:
+            return ("the official harness in prompted mode, with the sampling of the other benchmarks",)
+        similar = "; similarities by core.embeddings, not by a sentence transformer" if self.memory == "vector" else ""
+        return (f"the project's own prompts and loop, not those of the official harness{similar}",)
+
     def configured(self, settings: EvaluationConfig) -> Memory:
         """Return the benchmark with the harness that is wanted. Raises UsageError where it is not."""
         if not settings.bfcl_environment:
