@@ -134,15 +134,16 @@ def table(sources: list[Path], out: Path) -> None:
     given = [json.loads(source.read_text(encoding="utf-8")) for source in sources]
     lines = [
         "# The longest prompt of a training step", "",
-        f"`python benchmarks/gpu_longest.py`, {given[0]['device']}, torch {given[0]['torch']}: 0.6B parameters, one "
+        f"`python benchmarks/gpu_longest.py`, torch {given[0]['torch']}: 0.6B parameters, one "
         "prompt x 8 rollouts of at most 192 tokens, GPUs share each row; seconds and peak GiB a GPU of "
         "log-probabilities and update. The first length of each run also compiles.", "",
-        "| GPUs | GiB each | prompt tokens | fits | seconds | peak GiB |", "|---|---|---|---|---|---|",
+        "| card | GPUs | GiB each | prompt tokens | fits | seconds | peak GiB |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for one in given:
         for r in one["records"]:
             fits, seconds = ("yes", r["seconds"]) if r["fits"] else ("no", "–")
-            lines.append(f"| {r['ranks']} | {r['gib']} | {r['tokens']} | {fits} | {seconds} | {r['peak_gib']} |")
+            about = f"{one['device']} | {r['ranks']} | {r['gib']}"
+            lines.append(f"| {about} | {r['tokens']} | {fits} | {seconds} | {r['peak_gib']} |")
     write_text(out, "\n".join([*lines, ""]))
     print("\n".join(lines))
 

@@ -7,9 +7,9 @@
 `stock` runs verl's own `main_ppo` with its defaults (synchronous trainer, vLLM, FSDP, token-mean loss), 64 prompts x 8
 rollouts, responses of at most 192 tokens; what differs from its defaults is in `STOCK`. `ours` runs
 `qwenlong train stage` with configs/h200.yaml at the same sizes. Both leave `steps.json`; run them in one lease. `ours`
-also takes `--gpus`, `--sequence` (GPUs that share a row), `--kill-after` (the stage ends with the checkpoint of that
-step) and `--kill-rank-after` (one worker is killed at that step; the stage has to end by itself); the same command
-without the kill goes on.
+also takes `--gpus`, `--sequence` (GPUs that share a row), `--tensor` (GPUs that share a vLLM replica), `--kill-after`
+(the stage ends with the checkpoint of that step) and `--kill-rank-after` (one worker is killed at that step; the stage
+has to end by itself); the same command without the kill goes on.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def ours(arguments: argparse.Namespace) -> None:
     sizes = {"max_input_tokens": arguments.prompt, "max_output_tokens": RESPONSE, "steps": arguments.steps}
     config["training"] |= sizes | {"save_every": arguments.save_every}
     config["stages"]["rl_1"] = sizes
-    config["engine"] |= {"gpus_per_node": arguments.gpus}
+    config["engine"] |= {"gpus_per_node": arguments.gpus, "tensor_parallel": arguments.tensor}
     if arguments.sequence > 1:
         config["engine"] |= {"sequence_parallel": arguments.sequence, "packed": True}
     config["tracking"] = {"enabled": False}
@@ -230,7 +230,8 @@ def finish(arguments: argparse.Namespace, name: str, steps: list[dict[str, Any]]
     write_json(
         arguments.out / "steps.json",
         {"name": name, "prompt": arguments.prompt, "device": device, "gpus": arguments.gpus,
-         "sequence": arguments.sequence, "versions": versions, "steps": steps},
+         "sequence": arguments.sequence, "tensor": arguments.tensor, "model": arguments.model.name,
+         "versions": versions, "steps": steps},
     )  # fmt: skip
     for step in steps:
         shown = {part: round(step.get(f"timing_s/{part}", float("nan")), 2) for part in PARTS}
@@ -245,29 +246,32 @@ def table(folders: list[Path], out: Path) -> None:
     for run in runs:
         run["label"] = run["name"] + (f", {run['gpus']} GPUs" if run["gpus"] > 1 else "")
         run["label"] += f", {run['sequence']} share a row" if run["sequence"] > 1 else ""
+        run["label"] += f", {run['tensor']} share a vLLM replica" if run.get("tensor", 1) > 1 else ""
     lines = [
         "| run | prompt | GPU | " + " | ".join(PARTS) + " | other | response tokens | steps |",
         "|" + "---|" * (len(PARTS) + 6),
     ]
-    whole: dict[tuple[str, int], float] = {}
+    whole: dict[tuple[str, int, str], float] = {}
     for run in runs:
         steps = warm(run)
         times = {part: median(s.get(f"timing_s/{part}", 0.0) for s in steps) for part in PARTS}
-        whole[run["label"], run["prompt"]] = times["step"]
+        whole[run["label"], run["prompt"], run["device"]] = times["step"]
         other = times["step"] - sum(times[part] for part in PARTS if part != "step")
         shown = " | ".join(f"{times[part]:.2f}" for part in PARTS)
         lines.append(
             f"| {run['label']} | {run['prompt']} | {run['device']} | {shown} | {other:.2f} | "
             f"{median(s['response_length/mean'] for s in steps):.0f} | {len(steps)} |"
         )
-    for prompt in sorted({prompt for _, prompt in whole}):
-        ours = whole.get(("this project", prompt))
-        others = [run for run in runs if run["prompt"] == prompt and run["label"] != "this project"]
+    # Only runs of one card are compared.
+    for prompt, device in sorted({(prompt, device) for _, prompt, device in whole}):
+        ours = whole.get(("this project", prompt, device))
+        others = [run for run in runs if (run["prompt"], run["device"]) == (prompt, device)]
+        others = [run for run in others if run["label"] != "this project"]
         if ours is None or not others:
             continue
-        lines.append(f"\nPrompts of at most {prompt} tokens:\n")
+        lines.append(f"\nPrompts of at most {prompt} tokens, {device}:\n")
         for run in others:
-            ratio = whole[run["label"], prompt] / ours
+            ratio = whole[run["label"], prompt, device] / ours
             lines.append(f"- {run['label']}: {ratio:.2f} times as long a step as this project on one GPU")
             if run["gpus"] > 1:
                 lines[-1] += f", scaling efficiency {1 / ratio / run['gpus']:.2f}"
@@ -285,8 +289,9 @@ def table(folders: list[Path], out: Path) -> None:
 
 
 def warm(run: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the steps of a run after its first; a step whose process was killed has no timers."""
-    return [s for s in run["steps"] if s["step"] > 1 and "timing_s/step" in s]
+    """Return the steps after the first of each of a run's processes; a step whose process was killed has no timers."""
+    steps = {step["step"]: step for step in run["steps"]}
+    return [s for n, s in steps.items() if "timing_s/step" in s and "timing_s/step" in steps.get(n - 1, {})]
 
 
 def floors(run: dict[str, Any]) -> list[str]:
@@ -331,6 +336,7 @@ def main() -> None:
         command.add_argument("--kill-rank-after", type=int, default=0)
         command.add_argument("--gpus", type=int, default=1)
         command.add_argument("--sequence", type=int, default=1)
+        command.add_argument("--tensor", type=int, default=1)
         command.add_argument("--config", type=Path)
         command.set_defaults(run=function)
     command = commands.add_parser("table")

@@ -241,6 +241,7 @@ def main() -> int:
     result = {
         "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
         "dtype": options.dtype, "torch": torch.__version__, "failures": wrong, "cases": records,
+        "against": options.against is not None,
     }  # fmt: skip
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(*wrong, sep="\n", file=sys.stderr)

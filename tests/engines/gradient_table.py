@@ -11,17 +11,29 @@ Written by `tests/engines/gradient_driver.py --table`; docs/training.md says how
 of `param.grad` after verl's backward and before clipping, the worst parameter of each case: of the largest element, and
 of the 2-norm. Limit in float32: 1e-4. The last rows are deliberate faults, which the comparison has to reject.
 """
+_AGAINST = """\
+# Gradients of several GPUs against those of one
+
+Written by `tests/engines/gradient_driver.py --against … --table`: the same batch on one GPU and on more. Relative
+difference of `param.grad`, the worst parameter of each case: of the largest element, and of the 2-norm; then the
+difference of the norms of whole gradients. Aims: 1e-4 in float32, 1e-2 in bfloat16; in bfloat16 one GPU's own gradient
+is as far from the equations as the two are from each other, since other rows share a matrix product.
+"""
 
 
 def table(files: list[dict[str, Any]]) -> str:
     """Return the document for the results of some runs of the driver."""
-    text = _HEAD
+    text = _AGAINST if all(one.get("against") for one in files) else _HEAD
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in files:
         for case in one["cases"]:
-            found.setdefault((one["device"], one["dtype"], one["torch"], case["ranks"]), []).append(case)
-    for (device, dtype, torch, ranks), cases in sorted(found.items()):
-        text += f"\n## {device}, {dtype}, {ranks} rank{'s' if ranks > 1 else ''}\n"
+            if one.get("against") and case["wrong"]:
+                continue
+            place = one["device"], one["dtype"], one["torch"], case["ranks"], case.get("sequence", 1)
+            found.setdefault(place, []).append(case | {"against": one.get("against", False)})
+    for (device, dtype, torch, ranks, sequence), cases in sorted(found.items()):
+        shared = f", {sequence} share a row" if sequence > 1 else ""
+        text += f"\n## {device}, {dtype}, {ranks} rank{'s' if ranks > 1 else ''}{shared}\n"
         text += f"\ntorch {torch}. Engines: {_engines(cases)}.\n\n{_rows(cases)}"
     return text
 
@@ -39,9 +51,13 @@ def _rows(cases: list[dict[str, Any]]) -> str:
     ]
     for name in sorted({case["case"] for case in cases}, key=lambda name: (name.startswith("wrong"), name)):
         found = {(case["model"], case["engine"]): case for case in cases if case["case"] == name}
-        cells = [
-            f"{found[c]['element']:.1e}, {found[c]['norm']:.1e}" if c in found else "–"
-            for c in columns
-        ]  # fmt: skip
+        cells = [_cell(found[c]) if c in found else "–" for c in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(case: dict[str, Any]) -> str:
+    text = f"{case['element']:.1e}, {case['norm']:.1e}"
+    if case["against"]:
+        text += f", {abs(case['grad_norm'] / case['reference_norm'] - 1):.1e}"
+    return text

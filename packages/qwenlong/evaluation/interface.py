@@ -33,10 +33,15 @@ class Ask:
 
 
 class Item(ABC):
-    """One question of a benchmark. `id` is unique in it; scores are first averaged within `group`."""
+    """One question of a benchmark. `id` is unique in it; scores are first averaged within `group`.
+
+    `slices` names further parts of the benchmark that the item belongs to, such as its length: the headline is
+    reported over each of them too, and they take no part in "avg".
+    """
 
     id: str
     group: str
+    slices: tuple[str, ...] = ()
 
     @abstractmethod
     def messages(self, tokenizer: Tokenizer, max_tokens: int) -> Messages:
@@ -106,6 +111,8 @@ class Benchmark(ABC):
     """Whether the paper runs it through the memory agent."""
     source: Source | None = None
     """Where its published file is; none: our own samples."""
+    needs_documents: bool = False
+    """Whether its items cannot be asked without the second file, `documents`."""
 
     @abstractmethod
     def load(self, examples: Path, documents: Path | None) -> Sequence[Item]:
@@ -127,3 +134,7 @@ class Benchmark(ABC):
         order. What goes wrong for some items must not cost the others: those raise QwenlongError when they are asked.
         """
         return items
+
+    def assumptions(self) -> tuple[str, ...]:
+        """Return what a result rests on that the paper does not say, a sentence each; a run states them."""
+        return ()
