@@ -1,4 +1,4 @@
-"""Two models on the same items, and the Markdown tables of all of them."""
+"""Two models on the same items."""
 
 from __future__ import annotations
 
@@ -166,31 +166,3 @@ def _resampled(differences: Mapping[str, Sequence[float]], average: str, seed: i
         for name, values in sorted(differences.items())
     ]
     return np.mean(each, axis=0)  # type: ignore[no-any-return]
-
-
-def _cell(metric: Mapping[str, Any] | None) -> str:
-    if metric is None or metric["value"] is None:
-        return ""
-    low_high = "" if metric["ci95"] is None else f" [{100 * metric['ci95'][0]:.1f}, {100 * metric['ci95'][1]:.1f}]"
-    return f"{100 * metric['value']:.1f}{low_high}"
-
-
-def tables(results: Path) -> str:
-    """Return a Markdown table a benchmark, in percent with 95% intervals, of all scores under `results`/evaluation."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for file in sorted((results / "evaluation").glob("*/*/scores.json")):
-        found.setdefault(file.parent.name, {})[file.parent.parent.name] = read_scores(file)
-    if not found:
-        raise DataError(f"no scores.json under {results}/evaluation; run `qwenlong evaluate run` first")
-    blocks = []
-    for benchmark, models in found.items():
-        known = {name for scores in models.values() for name in scores["metrics"] if not name.endswith("_scored")}
-        names = sorted(known - {"avg", *SHARES})
-        columns = ["avg", *names, *SHARES]
-        lines = [f"## {benchmark}", "", "| model | " + " | ".join(columns) + " | scored / attempted |"]
-        lines.append("|---" * (len(columns) + 2) + "|")
-        for model, scores in models.items():
-            cells = [_cell(scores["metrics"].get(name)) for name in columns]
-            lines.append(f"| {model} | {' | '.join(cells)} | {scores['n_scored']} / {scores['n_attempted']} |")
-        blocks.append("\n".join(lines) + "\n")
-    return "\n".join(blocks)
