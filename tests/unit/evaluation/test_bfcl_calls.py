@@ -62,7 +62,11 @@ def test_nothing_is_evaluated(tmp_path: Any) -> None:
 
 
 _VALUES = st.one_of(
-    st.text(), st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False, allow_infinity=False)
+    st.text(),
+    st.integers(),
+    st.booleans(),
+    st.none(),
+    st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False),
 )
 _NAMES = st.sampled_from(["core_memory_add", "memory_append", "f"])
 _ARGUMENTS = st.dictionaries(st.sampled_from(["key", "value", "text", "k"]), _VALUES, max_size=3)

@@ -32,18 +32,18 @@ def test_every_gold_scores_and_the_golds_of_others_do_not(name: str) -> None:
     assert {item.group for item in items} == set(SCENARIOS) == set(find(name).groups)
     for item in items:
         for gold in item.golds:
-            assert item.score(gold) == {"official": 1.0}
+            assert item.score(gold) == {"bounded": 1.0, "official": 1.0}
             assert item.score(f"<think>So.</think>{{'answer': '{gold}', 'context': 'said before'}}")["official"] == 1.0
     others = items.copy()
     random.Random(17).shuffle(others)
-    right = sum(item.score(other.golds[0])["official"] for item, other in zip(items, others, strict=True))
+    right = sum(item.score(other.golds[0])["bounded"] for item, other in zip(items, others, strict=True))
     assert right / len(items) <= 0.03
 
 
 @pytest.mark.parametrize("response", ["", " ", "[]", "I do not know", "<think>Michael", "[core_memory_retrieve_all()]"])
 def test_what_is_no_answer_scores_nothing(response: str) -> None:
     assert load()[0].golds == ("Michael",)
-    assert load()[0].score(response) == {"official": 0.0}
+    assert load()[0].score(response) == {"bounded": 0.0, "official": 0.0}
 
 
 def test_hostile_text_of_ten_megabytes_costs_seconds_at_most() -> None:
@@ -62,9 +62,9 @@ def test_hostile_text_of_ten_megabytes_costs_seconds_at_most() -> None:
     }
     for name, text in texts.items():
         began = time.process_time()
-        assert item.score(text) == {"official": 0.0}, name
+        assert item.score(text) == {"bounded": 0.0, "official": 0.0}, name
         assert time.process_time() - began < 5, name
-    assert item.score("no " * (size // 3) + "Michael") == {"official": 1.0}
+    assert item.score("no " * (size // 3) + "Michael") == {"bounded": 0.0, "official": 1.0}
 
 
 def test_golds_in_the_records_need_no_other_file(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ The earlier conversations of a scenario are held first, in order, with the model
 stores; each question is then asked in a conversation of its own, with the memory as it was left. Three memories make
 three benchmarks; "Memory-Sum" in the paper's tables is the plain mean of the three. Conversations are held by the
 project's own loop, or by the official harness where `evaluation.bfcl_environment` names its environment.
-The one rule, `official`, is that of the authors: see `bfcl.rule`.
+Rule `official` is that of the authors, which pays for reciting the whole memory; `bounded`, the headline, is the same
+for a last message of at most 1,000 characters: see `bfcl.rule`.
 """
 
 from __future__ import annotations
@@ -96,8 +97,8 @@ class MemoryItem(Episode):
         return self
 
     def score(self, response: str) -> dict[str, float]:
-        """Return the official rule's value, 1 or 0."""
-        return {"official": rule.score(response, self.golds)}
+        """Return the official rule's value, 1 or 0, and the same for messages of an answer's length."""
+        return rule.score(response, self.golds)
 
 
 @dataclass(frozen=True)
@@ -201,8 +202,8 @@ def _memory(memory: str, title: str) -> Memory:
     return Memory(
         f"bfcl_v4_memory_{memory}",
         title,
-        ("official",),
-        "official",
+        ("bounded", "official"),
+        "bounded",
         official="official",
         groups=SCENARIOS,
         source=_SOURCE,

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from qwenlong.evaluation.bfcl import calls
 from qwenlong.rewards.extract import after_thinking
 
+#: Characters of a last message; a longer one recites the memory. Honest ones have an answer and a sentence about it.
+MOST = 1000
 #: Marks that the official rule takes out of both sides; white space stays.
 _DROPPED = {ord(mark): None for mark in ",./-_*^()"}
 
@@ -23,9 +25,13 @@ def found(message: str, golds: Sequence[str]) -> bool:
     return any(re.search(rf"\b{re.escape(gold)}\b", text) for gold in map(normalise, golds) if gold)
 
 
-def score(response: str, golds: Sequence[str]) -> float:
-    """Return 1 or 0. Unfinished thinking is no answer, and neither is a message that calls tools."""
+def score(response: str, golds: Sequence[str]) -> dict[str, float]:
+    """Return `official`, 1 or 0, and `bounded`, the same where the message has at most `MOST` characters, else 0.
+
+    Unfinished thinking is no answer, and neither is a message that calls tools.
+    """
     message = after_thinking(response)
     if not message or calls.parse(message):
-        return 0.0
-    return float(found(message, golds))
+        return {"official": 0.0, "bounded": 0.0}
+    value = float(found(message, golds))
+    return {"official": value, "bounded": value if len(message) <= MOST else 0.0}
