@@ -33,13 +33,13 @@ def check(rows: list[evaluation_run.Row], work: Path) -> None:
         assert row.items <= row.replies <= row.items + row.kills, row
         folder = work / "killed" / row.benchmark
         predictions = read_jsonl(folder / "predictions.jsonl", Prediction)
-        assert all(one.error is None and 0 < one.n_response_tokens <= 12 for one in predictions)
+        assert all(one.error is None and 0 < one.n_response_tokens <= 6 for one in predictions)
         assert all(one.n_prompt_tokens > 20 and len(one.prompt_digest) == 64 for one in predictions)
         timings = [json.loads(line) for line in (folder / "timings.jsonl").read_text().splitlines()]
         assert [one["id"] for one in timings] == [one.id for one in predictions]
         assert sum(one["seconds"] for one in timings) > 0
-        # The seeds differ, and so do the responses.
-        assert len({one.response for one in predictions}) > len(predictions) // 3
+        assert len({one.response for one in predictions}) > 1
+        assert len({one.prompt_digest for one in predictions}) == len(predictions)
 
 
 @pytest.mark.engines

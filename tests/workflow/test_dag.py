@@ -204,8 +204,8 @@ def test_published_files_feed_asking_and_scoring_of_their_benchmark(plan):
     command = found.jobs["evaluate_full base longbench_v2"].command
     assert "--documents" not in command and "data/cache/benchmarks/longbench_v2" in command
     # A given file need not be there for a plan.
-    for name in ("evaluate_full base frames", "score_evaluation base frames"):
-        assert f" {found.run.evaluation.data['frames']} " in found.jobs[name].command
+    for name in ("evaluate_agent base corpusqa_4m", "score_evaluation base corpusqa_4m"):
+        assert f" {found.run.evaluation.data['corpusqa_4m']} " in found.jobs[name].command
     assert "--documents" in found.jobs["evaluate_full base heldout"].command
 
 

@@ -28,7 +28,7 @@ def show(as_json: AsJson = False) -> None:
         typer.echo(json.dumps({name: {"agent": b.agent, "groups": list(b.groups)} for name, b in listed}))
         return
     for name, b in listed:
-        typer.echo(f"{name:<16}{'memory agent' if b.agent else 'full context':<16}{', '.join(b.groups)}")
+        typer.echo(f"{name:<24}{'memory agent' if b.agent else 'full context':<16}{', '.join(b.groups)}")
 
 
 app.command("run")(run)

@@ -14,7 +14,7 @@ from qwenlong.core.files import read_json
 from qwenlong.evaluation import metrics
 from qwenlong.evaluation.judging import FAILED
 from qwenlong.evaluation.predictions import SAMPLE
-from qwenlong.evaluation.scoring import SHARES
+from qwenlong.evaluation.scoring import SEED, SHARES
 
 
 def read_scores(path: Path) -> dict[str, Any]:
@@ -103,12 +103,12 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], seed: int) -> d
     groups = {name: differences[name] for name in members["groups"] if name in differences}
     if not groups:
         raise DataError("no item is scored in both; compare runs on the same data")
-    table = {name: metrics.mean(values, seed, name) for name, values in differences.items()}
+    table = {name: metrics.mean(values, seed, SEED) for name, values in differences.items()}
     means = _resampled(groups, first.get("average", "groups"), seed)
     table["avg"] = (
         metrics.average(groups, seed)
         if first.get("average", "groups") == "groups"
-        else metrics.mean([value for values in groups.values() for value in values], seed, "avg")
+        else metrics.mean([value for values in groups.values() for value in values], seed, SEED)
     )
     return {
         "benchmark": first["benchmark"],
@@ -160,7 +160,7 @@ def _tests(
 
 def _resampled(differences: Mapping[str, Sequence[float]], average: str, seed: int) -> metrics.Floats:
     if average == "items":
-        differences = {"avg": [value for values in differences.values() for value in values]}
+        differences = {SEED: [value for values in differences.values() for value in values]}
     each = [
         metrics.resampled_means(values, seeds.derive(seed, "bootstrap", name))
         for name, values in sorted(differences.items())

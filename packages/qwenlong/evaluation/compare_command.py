@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from qwenlong.core.console import reported
+from qwenlong.core.errors import DataError
 
 
 def compare(
@@ -22,7 +23,11 @@ def compare(
     from qwenlong.evaluation.printing import rows
 
     with reported():
-        found = comparing.compare(comparing.read_scores(first), comparing.read_scores(second), seed)
+        a, b = comparing.read_scores(first), comparing.read_scores(second)
+        try:
+            found = comparing.compare(a, b, seed)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{first} or {second} is no scores.json ({error!r}); score both again") from error
         if as_json:
             typer.echo(json.dumps(found))
             return

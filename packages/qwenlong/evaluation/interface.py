@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.evaluation.sources import Source
 from qwenlong.memory_agent.loop import Generate, Messages, Turn
+
+if TYPE_CHECKING:
+    from qwenlong.core.config import EvaluationConfig
 
 #: From a name to a resumable `generate`, whose seed comes from the run's seed, the benchmark and the name.
 Asking = Callable[[str], Generate]
@@ -117,6 +120,10 @@ class Benchmark(ABC):
 
         Raises DataError naming the file, the record and what is wrong with it.
         """
+
+    def configured(self, settings: EvaluationConfig) -> Benchmark:
+        """Return the benchmark as the configuration wants it run; most depend on nothing in it."""
+        return self
 
     async def prepare(
         self, items: Sequence[Item], asking: Asking, tokenizer: Tokenizer, max_tokens: int, answer_tokens: int

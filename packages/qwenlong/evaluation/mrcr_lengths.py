@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,8 @@ BORDERS = tuple(4096 * 2**power for power in range(9))
 VARIABLE = "QWENLONG_MRCR_TOKENS"
 #: Characters a token where o200k cannot be had. [assumed]
 CHARS_PER_TOKEN = 4
-_RANKS = "https://openaipublic.blob.core.windows.net/encodings/o200k_base.tiktoken"
+#: Under this name tiktoken stores the ranks of o200k_base in its cache.
+_STORED = "fb374d419588a4632f3f557e76b4b70aebbca790"
 
 CountTexts = Callable[[list[str]], list[int]]
 
@@ -64,7 +64,7 @@ def _characters(texts: list[str]) -> list[int]:
 def _stored() -> bool:
     """Tell whether tiktoken is installed and its cache holds the ranks."""
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", "")
-    if not folder or not (Path(folder) / hashlib.sha1(_RANKS.encode()).hexdigest()).is_file():
+    if not folder or not (Path(folder) / _STORED).is_file():
         return False
     try:
         import tiktoken  # noqa: F401
@@ -83,6 +83,6 @@ def _o200k() -> CountTexts:
     except Exception as error:  # Whatever its download meets.
         raise ConfigError(
             f"{VARIABLE} = 'o200k': tiktoken has no ranks ({error}); put o200k_base.tiktoken into "
-            f"TIKTOKEN_CACHE_DIR under the name {hashlib.sha1(_RANKS.encode()).hexdigest()}, or set it to chars"
+            f"TIKTOKEN_CACHE_DIR under the name {_STORED}, or set it to chars"
         ) from error
     return lambda texts: [len(ids) for ids in encoding.encode_ordinary_batch(texts)]

@@ -33,4 +33,6 @@ def print_scores(scores: Mapping[str, Any], as_json: bool) -> None:
         f"{scores['benchmark']} by {scores['headline']}{judge}: {scores['n_scored']} scored of "
         f"{scores['n_attempted']} attempted, in percent"
     )
-    rows(scores["metrics"])
+    # Where everything has a score both denominators are one.
+    whole = scores["n_scored"] == scores["n_attempted"]
+    rows({name: m for name, m in scores["metrics"].items() if not (whole and name.endswith("_scored"))})

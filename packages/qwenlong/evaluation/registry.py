@@ -5,6 +5,7 @@ from __future__ import annotations
 from qwenlong.core.errors import UsageError
 from qwenlong.evaluation.benchmarks import (
     aime,
+    bfcl_v4_memory,
     corpusqa,
     docmath,
     frames,
@@ -21,6 +22,7 @@ from qwenlong.evaluation.interface import Benchmark
 
 _MODULES = (
     aime,
+    bfcl_v4_memory,
     corpusqa,
     docmath,
     frames,

@@ -110,8 +110,8 @@ def perform(order: Order) -> Done:
     that do not fit.
     """
     config = order.settings()
-    benchmark = find(order.benchmark)
     e = config.evaluation
+    benchmark = find(order.benchmark).configured(e)
     settings = runner.Settings(
         max_input_tokens=e.max_input_tokens,
         max_output_tokens=e.max_output_tokens,

@@ -102,13 +102,17 @@ def score_files(benchmark: Benchmark, source: Source, out: Path, seed: int, quie
         _note(f"no judge was asked, so the headline is {rule}, not {benchmark.headline}; name one with --judge-url")
     scores = scoring.scores(benchmark, answered, seed, found)
     inputs = {"examples": source.examples, "predictions": source.predictions}
+    written = [out]
     if source.judgements is not None:
         inputs["judgements"] = source.judgements
     elif found is not None:
-        judging.write(judgements_file(out), found)
+        written.append(judgements_file(out))
+        judging.write(written[-1], found)
     write_json(out, scores)
     used = {"judge": None if source.endpoint is None else source.endpoint.model_dump(mode="json")}
-    provenance.sidecar(out, inputs=inputs, config=used, packages=("evaluation", "rewards"), seed=seed)
+    digests = provenance.Digests(inputs)
+    for file in written:
+        provenance.sidecar(file, inputs=digests, config=used, packages=("evaluation", "rewards"), seed=seed)
     if journal is not None and not scores["judge"]["failed"]:
         # With failures it stays: the same command then asks only for what is missing.
         journal.unlink(missing_ok=True)

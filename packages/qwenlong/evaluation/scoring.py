@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qwenlong.core.errors import DataError
 from qwenlong.core.records import Prediction, Score
 from qwenlong.evaluation import metrics
 from qwenlong.evaluation.interface import Benchmark, Item
@@ -19,6 +20,8 @@ __all__ = ["JUDGE_SHARES", "SHARES", "headline", "prediction_id", "score", "scor
 SHARES = ("unfinished", "truncated", "error")
 #: The same where a judge was asked: about how many, without a verdict in its reply, without a reply.
 JUDGE_SHARES = ("judge_calls", "judge_unparsed", "judge_failed")
+#: Name of the resamples of one metric: the same values have the same interval, whatever they are called.
+SEED = "avg"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ def scores(
     every = [row.score for responses in rows for row in responses]
     rules = [*benchmark.rules, *(benchmark.judge_rules if judgements is not None else ())]
     groups, slices = _members(answered)
-    _check_names(rules, groups, slices, len(answered))
+    _check_names(rules, groups, slices)
     return {
         "benchmark": benchmark.name,
         "headline": rule,
@@ -73,15 +76,16 @@ def scores(
 
 
 def _check_names(
-    rules: Sequence[str], groups: Mapping[str, Sequence[int]], slices: Mapping[str, Sequence[int]], n: int
+    rules: Sequence[str], groups: Mapping[str, Sequence[int]], slices: Mapping[str, Sequence[int]]
 ) -> None:
-    """Raise ValueError where one name would stand for two numbers."""
-    taken = {"avg", *SHARES, *JUDGE_SHARES}
-    clashes = {name for name in (*groups, *slices, *rules) if name in taken}
-    clashes |= {name for name in groups if name in slices and list(groups[name]) != list(slices[name])}
-    clashes |= {name for name in rules if any(name in named and len(named[name]) < n for named in (groups, slices))}
+    """Raise DataError where one name would stand for two numbers: groups and slices may come from the records."""
+    taken = {"avg", *rules, *SHARES, *JUDGE_SHARES}
+    clashes = [name for name in (*groups, *slices) if name in taken]
+    clashes += [name for name in groups if name in slices and list(groups[name]) != list(slices[name])]
     if clashes:
-        raise ValueError(f"{min(clashes)!r} names two metrics; rename the group, slice or rule")
+        raise DataError(
+            f"{clashes[0]!r} is the name of a group or slice of items and of another metric; rename it in the examples"
+        )
 
 
 def _members(answered: Sequence[Answered]) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
@@ -144,15 +148,15 @@ def _metrics(
     for suffix in ("", "_scored"):
         values = {name: [_item(responses, name, bool(suffix)) for responses in rows] for name in rules}
         for name, places in {**groups, **slices}.items():
-            table[f"{name}{suffix}"] = metrics.mean(_known(values[rule], places), seed, name)
+            table[f"{name}{suffix}"] = metrics.mean(_known(values[rule], places), seed, SEED)
         for name in rules:
             # A group's name stays the group's; where it is a rule's too, all items are in that group.
-            table.setdefault(f"{name}{suffix}", metrics.mean(_known(values[name]), seed, name))
+            table.setdefault(f"{name}{suffix}", metrics.mean(_known(values[name]), seed, SEED))
         table[f"avg{suffix}"] = _average(benchmark, values[rule], groups, seed)
     table |= _pass_at(benchmark, rows, rule, groups, seed)
     for name in (*SHARES, *(JUDGE_SHARES if judged else ())):
         shares = [sum(row.shares.get(name, 0.0) for row in responses) / len(responses) for responses in rows]
-        table[name] = metrics.mean(shares, seed, name)
+        table[name] = metrics.mean(shares, seed, SEED)
     return table
 
 
@@ -173,7 +177,7 @@ def _average(
     benchmark: Benchmark, values: Sequence[float | None], groups: Mapping[str, Sequence[int]], seed: int
 ) -> dict[str, Any]:
     if benchmark.average == "items":
-        return metrics.mean(_known(values), seed, "avg")
+        return metrics.mean(_known(values), seed, SEED)
     return metrics.average({name: _known(values, places) for name, places in groups.items()}, seed)
 
 

@@ -205,3 +205,12 @@ def test_the_command_prints_both_ways(tmp_path: Path) -> None:
         run.invoke(app, ["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--json"]).stdout
     )
     assert found["mcnemar"]["avg"] == {"only_first": 0, "only_second": 20, "p": pytest.approx(2 / 2**20)}
+
+
+@pytest.mark.parametrize("rows", [7, [7], [{"id": "x"}], [{"id": "x", "values": {}, "error": None, "judge": None}]])
+def test_a_file_of_another_kind_is_named(rows: Any, tmp_path: Path) -> None:
+    """Exit code 1 and one line, whatever the items are."""
+    write_json(tmp_path / "a.json", made([True, False]))
+    write_json(tmp_path / "b.json", {"benchmark": "capitals", "headline": "official", "metrics": {}, "items": rows})
+    done = CliRunner().invoke(app, ["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    assert done.exit_code == 1 and done.output.startswith("error: ") and done.output.count("\n") == 1

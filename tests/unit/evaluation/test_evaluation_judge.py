@@ -116,6 +116,8 @@ def test_a_judge_is_asked_where_the_rule_says_no(desk: Desk, endpoint: Endpoint)
     kept = [json.loads(line) for line in (desk.folder / "judgements.jsonl").read_text().splitlines()]
     assert [(one["id"], one["verdict"], one["text"]) for one in kept][0] == ("Japan", True, "I compare.\n[[YES]]")
     # No thinking reaches the judge, and the answers it sees are greedy's.
+    assert (desk.folder / "judgements.jsonl.provenance.json").exists()
+    assert (desk.folder / "scores.json.provenance.json").exists()
     assert all("[[YES]]\n</think>" not in body["messages"][0]["content"] for body in endpoint.requests)
     assert {body["temperature"] for body in endpoint.requests} == {0.0}
 

@@ -22,6 +22,7 @@ from qwenlong.core.files import write_jsonl
 from qwenlong.core.records import Prediction
 from qwenlong.evaluation import predictions, registry, scoring
 from qwenlong.evaluation.commands import app
+from qwenlong.evaluation.judging import Judgements
 
 RUN = CliRunner()
 GOOD = {"id": "a", "response": "Paris", "finish_reason": "stop", "n_prompt_tokens": 1, "n_response_tokens": 1}
@@ -117,7 +118,8 @@ def test_a_response_of_ten_megabytes_is_scored(tmp_path: Path) -> None:
     """Read and scored within seconds, whatever it repeats."""
     file = tmp_path / "predictions.jsonl"
     file.write_bytes(
-        line(response="Therefore, the answer is Paris " * 330_000) + line(id="b", response="[[" * 5_000_000)
+        line(response="It lies on the Seine. " * 450_000 + "So the answer is Paris")
+        + line(id="b", response="[[" * 5_000_000)
     )
     start = time.process_time()
     stored = predictions.read(file)
@@ -140,11 +142,13 @@ def test_twelve_thousand_items_take_seconds(tmp_path: Path) -> None:
     assert scores["metrics"]["avg"]["value"] == pytest.approx(1 / 3)
 
 
-def test_one_name_for_two_metrics_is_refused() -> None:
-    """A slice cannot take the name of a group with other items."""
-    rows = [Record(id=str(n), country="F", capital="P", continent="x", size="x" if n else "y") for n in range(2)]
-    with pytest.raises(ValueError, match="'x' names two metrics"):
-        scoring.score(CAPITALS, [Capital(row) for row in rows], [], 17)
+@pytest.mark.parametrize(("group", "size"), [("x", "x"), ("paper", "y"), ("y", "avg"), ("error", "y")])
+def test_one_name_for_two_metrics_is_refused(group: str, size: str) -> None:
+    """A slice cannot take the name of a group with other items, nor either that of a rule or a share."""
+    rows = [Record(id=str(n), country="F", capital="P", continent=group, size="z" if n else size) for n in range(2)]
+    items = [Capital(row) for row in rows]
+    with pytest.raises(DataError, match="is the name of a group or slice"):
+        scoring.scores(CAPITALS, predictions.match(items, []), 17, Judgements("j", {}))
 
 
 def test_unknown_files_are_named(tmp_path: Path) -> None:

@@ -97,14 +97,17 @@ def test_verdicts(tmp_path: Path) -> None:
     assert item.asks("<think>18</think>\nIt was 43.")["judge"].answer == "It was 43."
 
 
-def test_the_end_of_a_long_response_is_judged(tmp_path: Path) -> None:
-    """Ten megabytes are cut to what a judge reads, at once."""
+def test_the_answer_of_a_long_response_is_judged(tmp_path: Path) -> None:
+    """Of ten megabytes the answer, at once; conversations that are recited are no answer, in a sentence or not."""
     (item,) = load(tmp_path, record())
     start = time.process_time()
     response = "Let me see. " * 900_000 + "Therefore, the answer is 43."
     assert item.score(response)["cover_em_strict"] == 1.0
     ask = item.asks(response)["judge"]
-    assert len(ask.answer) == MAX_ANSWER_CHARACTERS and ask.answer.endswith("43.") and ask.gold == ("43",)
+    assert ask.answer == "43." and ask.gold == ("43",)
+    recited = "user: I am 43. " * 1000
+    assert len(recited) > MAX_ANSWER_CHARACTERS
+    assert item.asks(recited) == item.asks(f"Therefore, the answer is {recited}") == {}
     assert item.score("43 " * 3_000_000) == {"cover_em_strict": 0.0, "cover_em_loose": 0.0}
     assert time.process_time() - start < 8.0
 

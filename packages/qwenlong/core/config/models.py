@@ -248,6 +248,9 @@ class EvaluationConfig(Section):
     """Benchmarks run full-context on every checkpoint."""
     agent_benchmarks: tuple[str, ...] = ("heldout_long",)
     """Benchmarks run through the memory agent on every checkpoint but naive_grpo."""
+    bfcl_environment: str = ""
+    """Folder of the environment with the official harness of BFCL (scripts/bfcl_env.sh); its prompts, memories and loop
+    are then used, as for the paper's numbers. Empty: the project's own. [assumed: prompted mode]"""
     tables: tuple[PaperTable, ...] = ()
     """Tables of the paper whose cells are run besides; `snakemake table_7` runs one table's, named here or not."""
     data: dict[str, str] = {}

@@ -9,7 +9,8 @@ last line, where the authors look for "yes" anywhere in the reply). No rule take
 reported, which knows nothing of rubrics and abstention (it gives them 0) and says less the longer the gold is.
 
 History [assumed]: sessions in order of date, turns as JSON, as the authors recommend; what marks the evidence is left
-out. The answer sentence is asked for as in any open question; the judge reads all that follows the thinking.
+out. The answer sentence is asked for as in any open question. The judge reads all that follows the thinking; where that
+is more than 4,000 characters, the final answer alone, so that reciting the conversations does not pay.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from qwenlong.evaluation.reading import Published, distinct, read_records
 from qwenlong.evaluation.rules import cover_em
 from qwenlong.evaluation.sources import Source
 from qwenlong.memory_agent.loop import Messages
-from qwenlong.rewards.extract import after_thinking
+from qwenlong.rewards.extract import after_thinking, final_answer, marked
 
 #: Template of the judge by the question's type.
 CRITERIA = {
@@ -44,8 +45,8 @@ CRITERIA = {
     "knowledge-update": "longmemeval_update",
 }
 ABSTENTION = "longmemeval_abstention"
-#: What the judge sees of a longer response: its end, where the answer is.
-MAX_ANSWER_CHARACTERS = 8000
+#: Of a longer response the judge sees the final answer alone, and nothing where that is as long.
+MAX_ANSWER_CHARACTERS = 4000
 _INSTRUCTION = f"First name what the conversations say about it, then conclude.\n{ANSWER_INSTRUCTION}"
 
 
@@ -124,13 +125,14 @@ class LongMemEvalItem(Item):
         return cover_em.score(response, (str(self.record.answer),))
 
     def asks(self, response: str) -> Mapping[str, Ask]:
-        """Return the judge's question; none where the thinking is unfinished or nothing follows it."""
+        """Return the judge's question; none where nothing follows the thinking, or more than an answer has."""
         answer = after_thinking(response)
-        if not answer:
+        if answer and len(answer) > MAX_ANSWER_CHARACTERS:
+            answer = marked(answer) or final_answer(answer)
+        if not answer or len(answer) > MAX_ANSWER_CHARACTERS:
             return {}
         criterion = ABSTENTION if "abstention" in self.slices else CRITERIA[self.record.question_type]
-        shown = answer[-MAX_ANSWER_CHARACTERS:]
-        return {cover_em.JUDGE: Ask(self.record.question, (str(self.record.answer),), shown, criterion)}
+        return {cover_em.JUDGE: Ask(self.record.question, (str(self.record.answer),), answer, criterion)}
 
     def judged(self, values: Mapping[str, float], verdicts: Mapping[str, bool | None]) -> dict[str, float]:
         """Return 1 for a verdict in favour; no verdict, and no answer to judge, are 0."""
