@@ -115,11 +115,11 @@ class Project:
             raise SystemExit(f"{len(names)} benchmarks are known, {BENCHMARKS} are wanted")
         return names[:BENCHMARKS]
 
-    def snakemake(self, *words: str) -> Run:
+    def snakemake(self, *words: str, config: str = "run.yaml") -> Run:
         """Run Snakemake in the copy. Raises SystemExit with the end of its output when it fails."""
         site = [path for path in sys.path if path.endswith("site-packages")]
         env = os.environ | {"PYTHONPATH": os.pathsep.join([str(self.folder / "packages"), *site])}
-        command = [str(self.bin / "python"), "-m", "snakemake", "--configfile", "run.yaml", *words]
+        command = [str(self.bin / "python"), "-m", "snakemake", "--configfile", config, *words]
         before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         done = subprocess.run(
             command, cwd=self.folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -164,12 +164,24 @@ def measure(evaluations: int, cores: int) -> dict[str, float]:
         }
 
 
+def paper(cores: int) -> str:
+    """Return a sentence on the plan of the paper's own run."""
+    with tempfile.TemporaryDirectory(prefix="dag-overhead-") as folder:
+        project = Project(Path(folder), BENCHMARKS, cores)
+        whole = project.snakemake("-n", "--profile", "cluster", config="configs/paper.yaml")
+        part = project.snakemake("-n", "--profile", "cluster", "rl_stage_4", config="configs/paper.yaml")
+    return (
+        f"`snakemake -n --profile cluster --configfile configs/paper.yaml`: {whole.jobs()} jobs in {whole.wall:.1f} s "
+        f"({whole.cpu:.1f} CPU s); `rl_stage_4` alone: {part.jobs()} jobs in {part.wall:.1f} s."
+    )
+
+
 def _published(project: Project) -> list[str]:
     shown = project.snakemake("-n", "ablations").text
     return sorted(set(re.findall(r"results/cache/benchmarks/([a-z0-9_]+)/fetched\.json", shown)))
 
 
-def table(rows: list[dict[str, float]], cores: int) -> str:
+def table(rows: list[dict[str, float]], cores: int, beside: str = "") -> str:
     """Return the page."""
     import snakemake
 
@@ -199,7 +211,7 @@ def table(rows: list[dict[str, float]], cores: int) -> str:
             f"{last['plan_cpu'] / first['plan_cpu']:.1f} times the CPU time, the run of "
             f"{last['jobs'] / first['jobs']:.1f} times the jobs {last['run_cpu'] / first['run_cpu']:.1f} times.",
         ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(["", beside] if beside else [])]) + "\n"
 
 
 def main() -> None:
@@ -212,10 +224,11 @@ def main() -> None:
     if any(size < BENCHMARKS or size % BENCHMARKS for size in words.sizes):
         parser.error(f"sizes are multiples of {BENCHMARKS}")
     rows: list[dict[str, float]] = []
+    beside = textwrap.fill(paper(words.cores), 120)
     for size in words.sizes:
         rows.append(measure(size, words.cores))
         print({key: round(value, 2) for key, value in rows[-1].items()}, file=sys.stderr, flush=True)
-        text = table(sorted(rows, key=lambda row: row["evaluations"]), words.cores)
+        text = table(sorted(rows, key=lambda row: row["evaluations"]), words.cores, beside)
         # After each size: a run that is cut short leaves what it has.
         if words.out is not None:
             words.out.write_text(text, encoding="utf-8")
