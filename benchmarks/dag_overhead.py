@@ -64,11 +64,10 @@ share of the wall time."""
 
 @dataclass(frozen=True)
 class Run:
-    """A command: wall and CPU seconds, the highest memory of one process in MB, and what it printed."""
+    """A command: wall and CPU seconds, and what it printed."""
 
     wall: float
     cpu: float
-    peak: float
     text: str
 
     def jobs(self) -> int:
@@ -128,7 +127,7 @@ class Project:
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} gave {done.returncode}\n{done.stdout[-4000:]}")
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return Run(wall, cpu, after.ru_maxrss / 1024, done.stdout)
+        return Run(wall, cpu, done.stdout)
 
 
 def measure(evaluations: int, cores: int) -> dict[str, float]:
@@ -152,7 +151,6 @@ def measure(evaluations: int, cores: int) -> dict[str, float]:
             "planned": plan.jobs(),
             "plan": plan.wall,
             "plan_cpu": plan.cpu,
-            "plan_mb": plan.peak,
             "part_jobs": part.jobs(),
             "part": part.wall,
             "jobs": jobs,
@@ -191,14 +189,14 @@ def table(rows: list[dict[str, float]], cores: int, beside: str = "") -> str:
         "",
         textwrap.fill(" ".join(about.split()), 120),
         "",
-        "| evaluations | jobs planned | plan, s | CPU s | CPU s per 1,000 jobs | peak MB | one cell: jobs | plan, s "
+        "| evaluations | jobs planned | plan, s | CPU s | CPU s per 1,000 jobs | one cell: jobs | plan, s "
         "| jobs run | run, s | CPU s | **jobs a second** | nothing to do, s | load |",
-        "|---" * 14 + "|",
+        "|---" * 13 + "|",
     ]
     for r in rows:
         lines.append(
             f"| {r['evaluations']:,} | {r['planned']:,} | {r['plan']:.1f} | {r['plan_cpu']:.1f} | "
-            f"{1000 * r['plan_cpu'] / r['planned']:.1f} | {r['plan_mb']:.0f} | {r['part_jobs']} | {r['part']:.1f} | "
+            f"{1000 * r['plan_cpu'] / r['planned']:.1f} | {r['part_jobs']} | {r['part']:.1f} | "
             f"{r['jobs']:,} | {r['run']:.0f} | {r['run_cpu']:.0f} | **{r['rate']:.1f}** | {r['again']:.1f} | "
             f"{r['load']:.1f} |"
         )
