@@ -17,18 +17,33 @@ def load(path: str | Path) -> Config:
 
     Raises ConfigError naming the file, the key, the value and the remedy; unknown keys name the closest known one.
     """
-    import yaml
-
     file = Path(path)
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = read_sections(file, "see configs/default.yaml")
     except FileNotFoundError as error:
         raise ConfigError(f"no configuration file {file}; configs/ has the ones that are shipped") from error
+    return build(values, file)
+
+
+def read_yaml(file: Path) -> Any:
+    """Return what a YAML file holds. Raises OSError when it cannot be read, ConfigError when it is not YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not YAML: {str(error).splitlines()[0]}; mend that place") from error
+
+
+def read_sections(file: Path, form: str) -> dict[str, Any]:
+    """Return a YAML file's table of sections.
+
+    Raises OSError when it cannot be read, ConfigError when it holds something else; `form` says where its form is seen.
+    """
+    values = read_yaml(file)
     if not isinstance(values, dict):
-        raise ConfigError(f"{file} holds {type(values).__name__}, not a table of sections; see configs/default.yaml")
-    return build(values, file)
+        raise ConfigError(f"{file} holds {type(values).__name__}, not a table of sections; {form}")
+    return values
 
 
 def build(values: dict[str, Any], file: Path) -> Config:

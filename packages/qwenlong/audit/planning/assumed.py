@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from qwenlong.audit.planning.arithmetic import Range, Speed
+from qwenlong.core.config_files import read_sections
 from qwenlong.core.errors import ConfigError
 
 FILE = Path(__file__).with_name("assumptions.yaml")
@@ -224,17 +225,10 @@ def read(more: Path | None = None) -> Assumptions:
 
 
 def _values(file: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return read_sections(file, f"its form is {FILE.name}'s")
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}); name a file of assumptions") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {str(error).splitlines()[0]}; mend that place") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file} holds {type(values).__name__}, not a table of sections; its form is {FILE.name}'s")
-    return values
 
 
 def _overlay(values: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from qwenlong.core.config_files import read_yaml
 from qwenlong.core.errors import ConfigError, UsageError
 
 #: GPUs of the table.
@@ -41,15 +42,11 @@ class Cluster(BaseModel):
 
 def read(file: Path) -> Cluster:
     """Read a cluster's file. Raises ConfigError naming file, key and value."""
-    import yaml
-
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = read_yaml(file)
         return Cluster.model_validate({} if values is None else values)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror}); name a file with gpus: N") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {str(error).splitlines()[0]}; mend that place") from error
     except ValidationError as error:
         lines = [
             f"{file}: {'.'.join(map(str, f['loc'])) or 'the file'} = {f['input']!r}: {f['msg']}" for f in error.errors()
