@@ -12,6 +12,7 @@ import yaml
 
 from qwenlong.core import config_files, processes
 from qwenlong.core.config import MERGED_MODELS, MODELS, PARENTS, RL_STAGES, SCORED_STAGES
+from qwenlong.core.config.services import endpoints, service_name
 from qwenlong.core.errors import ConfigError, QwenlongError, UsageError
 from qwenlong.core.files import (
     code_digest,
@@ -125,6 +126,29 @@ def need(kind):
 def cpus(kind):
     """Return the cores of a kind of work."""
     return wants(kind).cpus
+
+
+def services(*keys):
+    """Return the names of the run's services that the endpoints below some sections ask, llm.generator for none."""
+    found = [endpoint for key, endpoint in endpoints(RUN) if key.startswith(keys)]
+    return sorted({name for endpoint in found if (name := service_name(endpoint.base_url))})
+
+
+def served(*keys):
+    """Return the words before a command that needs services: they are up while it runs. None where it needs none."""
+    names = services(*keys)
+    return ["qwenlong", "serve", ",".join(names), "--config", RESOLVED, "--"] if names else []
+
+
+def judged(wildcards):
+    """Return `served` for scoring: a benchmark whose rules need no judge starts none."""
+    benchmark = BENCHMARKS.get(wildcards.benchmark)
+    return served("llm.evaluation_judge") if benchmark is not None and benchmark.judge_rules else []
+
+
+def leases(job, *keys):
+    """Return the leases that a job takes as input: its services answer before it is given its GPUs."""
+    return [f"{R}/state/services/{name}/leases/{job}.job.json" for name in services(*keys)]
 
 
 def published_as(benchmark):

@@ -98,8 +98,9 @@ rule score_evaluation:
         config=settings("llm.evaluation_judge", "run.seed"),
         listing=items_digest,
         examples=items_file,
+        served=judged,
     shell:
-        "qwenlong evaluate score {wildcards.benchmark:q} --examples {params.examples:q}"
+        "{params.served:q} qwenlong evaluate score {wildcards.benchmark:q} --examples {params.examples:q}"
         ' --predictions {input.predictions:q} --config "$QWENLONG_CONFIG" --out {output.scores:q} > {log:q} 2>&1'
 
 

@@ -148,6 +148,9 @@ def guard(results: str | Path, workdir: str | Path) -> None:
     end_survivors(results)
     remove_partials(results)
     _clean_register(state / "processes")
+    # What the workflow needed of services (serving.leases): their jobs are over, and start anew.
+    for lease in state.glob("services/*/leases/*.job.json"):
+        lease.unlink(missing_ok=True)
     _remove_stale_locks(Path(workdir) / ".snakemake", Path(results))
 
 

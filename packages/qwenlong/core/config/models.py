@@ -129,7 +129,7 @@ class EndpointConfig(Section):
     """An OpenAI-compatible endpoint."""
 
     base_url: str
-    """Address, up to and with /v1."""
+    """Address, up to and with /v1; service:NAME for a service of this run (`services`)."""
     model: str
     """Model name as the server knows it."""
     api_key_env: str | None = None
