@@ -12,7 +12,7 @@ import yaml
 
 from qwenlong.core import config_files, processes
 from qwenlong.core.config import MERGED_MODELS, MODELS, PARENTS, RL_STAGES, SCORED_STAGES
-from qwenlong.core.config.services import endpoints, service_name
+from qwenlong.core.config.services import endpoints, instance, service_name
 from qwenlong.core.errors import ConfigError, QwenlongError, UsageError
 from qwenlong.core.files import (
     code_digest,
@@ -26,6 +26,7 @@ from qwenlong.corpus.sources import chosen, packages
 from qwenlong.evaluation.parts import AFTER_RESPONSES, AFTER_SCORES
 from qwenlong.evaluation.registry import BENCHMARKS
 from qwenlong.evaluation.tables import layout
+from qwenlong.memory_agent.backends import label
 
 
 def load_run():
@@ -146,6 +147,22 @@ def judged(wildcards):
     return served("llm.evaluation_judge") if benchmark is not None and benchmark.judge_rules else []
 
 
+def model_served(wildcards, input):
+    """Return the words before an evaluation that serve its model, where evaluation.server names a service."""
+    server = RUN.evaluation.server
+    return ["qwenlong", "serve", server, "--model", input.model, "--config", RESOLVED, "--"] if server else []
+
+
+def model_asked(wildcards, input):
+    """Return the options that name the model of an evaluation: loaded by the job, or served."""
+    server = RUN.evaluation.server
+    if not server:
+        return ["--model", input.model]
+    url = f"service:{R}/state/services/{instance(server, str(input.model))}"
+    name = RUN.services[server].name or label(str(input.model))
+    return ["--base-url", url, "--model", name, "--tokenizer", input.model]
+
+
 def leases(job, *keys):
     """Return the leases that a job takes as input: its services answer before it is given its GPUs."""
     return [f"{R}/state/services/{name}/leases/{job}.job.json" for name in services(*keys)]
@@ -237,6 +254,8 @@ EVALUATION_KEYS = [f"evaluation.{key}" for key in type(RUN.evaluation).model_fie
 EVALUATION_KEYS += ["base.window", "engine.dtype", "run.seed"]
 
 R = RUN.run.results
+# A served model holds the GPUs of its service; the job that asks it needs none.
+ASKING = "light" if RUN.evaluation.server else "generate"
 CACHE = RUN.corpus.cache
 PUBLISHED = f"{CACHE}/benchmarks"
 # What the base model is made from, besides samples.

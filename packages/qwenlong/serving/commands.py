@@ -77,13 +77,13 @@ def serve(
 
 
 def _order(config: Path, name: str, model: str | None, **how: bool) -> Order:
+    from qwenlong.core.config.services import instance
     from qwenlong.core.config_files import load
-    from qwenlong.core.files import digest_value
     from qwenlong.serving import run
 
     settings = load(config)
     service = run.chosen(dict(settings.services), name, model)
-    own = name if model is None else f"{name}-{digest_value(str(model))[:12]}"
+    own = instance(name, model)
     results = Path(settings.run.results).resolve()
     return run.Order(own, service, results / "state" / "services" / own, results / "logs" / "services" / own, **how)
 

@@ -17,6 +17,8 @@ import time
 import psutil
 
 _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
+#: Seconds that a server's own processes may outlive it.
+_LEFT = 2.0
 
 
 def _prctl(option: int, value: int) -> None:
@@ -46,9 +48,11 @@ def _end(server: subprocess.Popen[bytes], grace: float) -> None:
     if server.poll() is None:
         server.terminate()
     end = time.monotonic() + grace
-    # Its workers may need the grace as well: they are killed when it is over, or ended by themselves.
+    ended = False
     while _descendants() and time.monotonic() < end:
-        server.poll()
+        if not ended and server.poll() is not None:
+            # What it has not ended by itself is forgotten, most likely.
+            ended, end = True, min(end, time.monotonic() + _LEFT)
         time.sleep(0.05)
     for _ in range(100):
         left = _descendants()

@@ -25,6 +25,7 @@ from qwenlong.core.files import write_json
 from qwenlong.core.llm.places import FILE
 from qwenlong.core.logs import get
 from qwenlong.core.ownership import VARIABLE, Identity, host, lock
+from qwenlong.memory_agent.backends import label
 from qwenlong.memory_agent.guards import Bounds
 from qwenlong.memory_agent.server import bind
 from qwenlong.serving import argv, front, leases
@@ -104,7 +105,8 @@ def opened(order: Order, ready: Callable[[str], None]) -> Iterator[Work]:
     file.unlink(missing_ok=True)
     key, key_file = key_of(order.folder)
     service = order.service
-    machines = hosts()
+    # A local service in a job of several machines stays on its own: the others are its consumer's.
+    machines = hosts() if service.where == "slurm" else [host()]
     devices = argv.visible(service.slurm.gpus if len(machines) > 1 else None) if service.gpus_each else []
     places = argv.spots(service, machines, devices, host())
     outside = order.service.where == "slurm"
@@ -249,4 +251,4 @@ def chosen(services: dict[str, ServiceConfig], name: str, model: str | None) -> 
     if model is None:
         return found
     values: dict[str, Any] = found.model_dump() | {"model": model}
-    return ServiceConfig.model_validate(values | {"name": found.name or Path(model).name})
+    return ServiceConfig.model_validate(values | {"name": found.name or label(model)})

@@ -20,7 +20,7 @@ from qwenlong.core.llm import Client, Unavailable
 from qwenlong.serving import leases, run
 
 sys.path.insert(0, str(Path(__file__).parent))
-from little import address, endpoint, events, order, running, service  # noqa: E402
+from little import address, endpoint, events, order, running, service
 
 
 def _alive(pid: int) -> bool:

@@ -248,6 +248,8 @@ class EvaluationConfig(Section):
     """Benchmarks run full-context on every checkpoint."""
     agent_benchmarks: tuple[str, ...] = ("heldout_long",)
     """Benchmarks run through the memory agent on every checkpoint but naive_grpo."""
+    server: str | None = None
+    """Service with whose settings each checkpoint is served while benchmarks ask it; none: each job loads it."""
     bfcl_environment: str = ""
     """Folder of the environment with the official harness of BFCL (scripts/bfcl_env.sh); its prompts, memories and loop
     are then used, as for the paper's numbers. Empty: the project's own. [assumed: prompted mode]"""

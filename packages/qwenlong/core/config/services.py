@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
@@ -182,6 +183,11 @@ def full_address(url: Any, results: str) -> Any:
 def service_name(url: str) -> str | None:
     """Return the name of the service that a base_url means; none for an address."""
     return PurePosixPath(url.removeprefix(PREFIX)).name if url.startswith(PREFIX) else None
+
+
+def instance(name: str, model: str | None) -> str:
+    """Return the name under which a service serves `model`; none: its own."""
+    return name if model is None else f"{name}-{hashlib.sha256(model.encode()).hexdigest()[:12]}"
 
 
 def endpoints(section: Section, above: str = "") -> Iterator[tuple[str, EndpointConfig]]:

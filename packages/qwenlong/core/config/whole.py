@@ -124,6 +124,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _services_exist(self) -> Config:
         faults = [fault for key, one in endpoints(self) if (fault := service_fault(key, one, self.services))]
+        server = self.evaluation.server
+        if server is not None and server not in self.services:
+            known = ", ".join(sorted(self.services)) or "none"
+            faults.append(f"evaluation.server = {server!r} is no service; services has {known}")
         if faults:
             raise ValueError("\n".join(faults))
         return self
