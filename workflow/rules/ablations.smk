@@ -37,7 +37,7 @@ for row in ROWS:
             row=row,
             served=served("llm.reward_judge"),
         shell:
-            '{params.served:q} qwenlong train stage {params.row:q} --ablation --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
+            '{params.served} qwenlong train stage {params.row:q} --ablation --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
             " --documents {input.documents:q} --model {input.model:q} --out {output:q} > {log:q} 2>&1"
 
 

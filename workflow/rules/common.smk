@@ -136,21 +136,24 @@ def services(*keys):
 
 
 def served(*keys):
-    """Return the words before a command that needs services: they are up while it runs. None where it needs none."""
+    """Return what stands before a command that needs services, for the shell: they are up while it runs.
+
+    The configuration is named by its variable: its path tells of every setting, and a parameter must not.
+    """
     names = services(*keys)
-    return ["qwenlong", "serve", ",".join(names), "--config", RESOLVED, "--"] if names else []
+    return f'qwenlong serve {",".join(names)} --config "$QWENLONG_CONFIG" --' if names else ""
 
 
 def judged(wildcards):
     """Return `served` for scoring: a benchmark whose rules need no judge starts none."""
     benchmark = BENCHMARKS.get(wildcards.benchmark)
-    return served("llm.evaluation_judge") if benchmark is not None and benchmark.judge_rules else []
+    return served("llm.evaluation_judge") if benchmark is not None and benchmark.judge_rules else ""
 
 
 def model_served(wildcards, input):
-    """Return the words before an evaluation that serve its model, where evaluation.server names a service."""
-    server = RUN.evaluation.server
-    return ["qwenlong", "serve", server, "--model", input.model, "--config", RESOLVED, "--"] if server else []
+    """Return what stands before an evaluation and serves its model, where evaluation.server names a service."""
+    server, model = RUN.evaluation.server, shlex.quote(str(input.model))
+    return f'qwenlong serve {server} --model {model} --config "$QWENLONG_CONFIG" --' if server else ""
 
 
 def model_asked(wildcards, input):

@@ -61,7 +61,7 @@ rule evaluate_full:
         model=model_asked,
         folder=subpath(output.predictions, parent=True),
     shell:
-        '{params.served:q} qwenlong evaluate run {wildcards.benchmark:q} --no-score --allow-failed --config "$QWENLONG_CONFIG" --data {params.data:q}'
+        '{params.served} qwenlong evaluate run {wildcards.benchmark:q} --no-score --allow-failed --config "$QWENLONG_CONFIG" --data {params.data:q}'
         " {params.documents:q} {params.model:q} --out {params.folder:q} {params.mode:q} > {log:q} 2>&1"
 
 
@@ -104,7 +104,7 @@ rule score_evaluation:
         examples=items_file,
         served=judged,
     shell:
-        "{params.served:q} qwenlong evaluate score {wildcards.benchmark:q} --examples {params.examples:q}"
+        "{params.served} qwenlong evaluate score {wildcards.benchmark:q} --examples {params.examples:q}"
         ' --predictions {input.predictions:q} --config "$QWENLONG_CONFIG" --out {output.scores:q} > {log:q} 2>&1'
 
 

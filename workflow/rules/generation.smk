@@ -44,7 +44,7 @@ if RUN.synthesis.mase.enabled:
             journal=f"{R}/state/generation/mase",
             served=served("synthesis.mase", "llm.generator"),
         shell:
-            '{params.served:q} qwenlong synthesize mase --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
+            '{params.served} qwenlong synthesize mase --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
             " --journal {params.journal:q} > {log:q} 2>&1"
 
     CANDIDATES.append(rules.mase.output.candidates)
@@ -78,7 +78,7 @@ if RUN.synthesis.extract.enabled:
             journal=f"{R}/state/generation/extract",
             served=served("synthesis.extract", "llm.generator"),
         shell:
-            '{params.served:q} qwenlong synthesize extract --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
+            '{params.served} qwenlong synthesize extract --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
             " --journal {params.journal:q} > {log:q} 2>&1"
 
     EDGES.append(rules.extract.output.edges)
@@ -118,7 +118,7 @@ if RUN.synthesis.nl2sql.enabled:
             journal=f"{R}/state/generation/nl2sql",
             served=served("synthesis.nl2sql", "llm.generator"),
         shell:
-            '{params.served:q} qwenlong synthesize nl2sql --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
+            '{params.served} qwenlong synthesize nl2sql --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
             " --journal {params.journal:q} > {log:q} 2>&1"
 
     CANDIDATES.append(rules.nl2sql.output.candidates)

@@ -12,9 +12,15 @@ rule lease:
         temp(f"{R}/state/services/{{service}}/leases/{{job}}.job.json"),
     log:
         f"{R}/logs/services/{{service}}/{{job}}.log",
+    benchmark:
+        f"{R}/benchmarks/services/{{service}}-{{job}}.tsv"
     wildcard_constraints:
         service="|".join(RUN.services) or "$none",
         job="[a-z0-9_-]+",
     threads: 1
+    resources:
+        **need("light"),
+    params:
+        code=code_digest("serving"),
     shell:
         'qwenlong serve {wildcards.service:q} --config "$QWENLONG_CONFIG" --lease {output:q} > {log:q} 2>&1'

@@ -41,5 +41,5 @@ for stage in RL_STAGES:
             stage=stage,
             served=served("llm.reward_judge"),
         shell:
-            '{params.served:q} qwenlong train stage {params.stage:q} --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
+            '{params.served} qwenlong train stage {params.stage:q} --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
             " --documents {input.documents:q} --model {input.model:q} --out {output:q} > {log:q} 2>&1"
