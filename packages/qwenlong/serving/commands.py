@@ -102,6 +102,7 @@ def _around(orders: list[Order], config: Path, model: str | None, command: list[
     with ExitStack() as stack:
         stack.enter_context(terminate_as_exit())
         for order in orders:
+            stack.callback(start.withdraw, order)
             stack.enter_context(leases.held(order.folder))
         for order in orders:
             start.ensure(order, _words(order, config, model))
@@ -149,7 +150,7 @@ def _lease(order: Order, config: Path, model: str | None, file: Path) -> None:
         owner = Identity.of(os.getppid()) or Identity.own()
     with leases.held(order.folder):
         start.ensure(order, _words(order, config, model))
-        leases.write(file, owner, beats=False)
+        leases.write(file, owner)
 
 
 def _print(order: Order) -> None:

@@ -1,7 +1,7 @@
 """Who needs a service: a file for each consumer below the service's folder. Without one, the service ends.
 
 `qwenlong serve NAME -- COMMAND` holds a file while the command runs and touches it now and then. The workflow makes one
-before a job and removes it after the job; it stands for the main snakemake, which touches nothing.
+before a job and removes it after the job; it stands for the main snakemake, which touches it (core.processes).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pathlib import Path
 from qwenlong.core.errors import QwenlongError
 from qwenlong.core.files import write_json
 from qwenlong.core.ownership import Identity, host, parse_mark
+from qwenlong.core.processes import BEAT
 
-#: Seconds between two touches, and after which a lease that is not touched any more counts for nothing.
-BEAT, STALE = 15.0, 120.0
+#: Seconds after which a lease that is not touched any more counts for nothing.
+STALE = 8 * BEAT
 
 
 def folder(service: Path) -> Path:
@@ -27,9 +28,9 @@ def folder(service: Path) -> Path:
     return service / "leases"
 
 
-def write(file: Path, holder: Identity, beats: bool) -> None:
-    """Write a lease held by a process of this machine; `beats`: it is touched while it counts."""
-    write_json(file, {"pid": holder.pid, "start": holder.start, "host": host(), "beats": beats})
+def write(file: Path, holder: Identity) -> None:
+    """Write a lease held by a process of this machine, which is touched while it counts."""
+    write_json(file, {"pid": holder.pid, "start": holder.start, "host": host()})
 
 
 def owner(value: str | None) -> Identity | None:
@@ -46,13 +47,13 @@ def live(service: Path) -> int:
 def _counts(file: Path) -> bool:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        holder, beats = Identity(int(found["pid"]), str(found["start"])), bool(found["beats"])
+        holder = Identity(int(found["pid"]), str(found["start"]))
         age = time.time() - file.stat().st_mtime
     except (OSError, ValueError, KeyError, TypeError):
         return False
     if found.get("host") == host():
         return holder.alive()
-    return not beats or age < STALE
+    return age < STALE
 
 
 @contextmanager
@@ -65,9 +66,9 @@ def held(service: Path) -> Iterator[None]:
         while not over.wait(BEAT):
             # A file that was removed comes back: the need is still there.
             with suppress(OSError, QwenlongError):
-                write(file, Identity.own(), True) if not file.exists() else file.touch()
+                write(file, Identity.own()) if not file.exists() else file.touch()
 
-    write(file, Identity.own(), True)
+    write(file, Identity.own())
     thread = threading.Thread(target=touch, name="qwenlong-lease", daemon=True)
     thread.start()
     try:

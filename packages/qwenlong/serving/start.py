@@ -16,6 +16,7 @@ from qwenlong.core.errors import QwenlongError
 from qwenlong.core.files import write_text
 from qwenlong.core.llm.places import NotThere, locate
 from qwenlong.core.logs import get
+from qwenlong.serving import leases
 from qwenlong.serving.run import Order
 
 _LOG = get(__name__)
@@ -71,6 +72,16 @@ def revive(order: Order, command: Sequence[str]) -> None:
                     _start(order, command, order.logs / "service.log")
     except QwenlongError as error:
         _LOG.warning("service %s is gone: %s", order.name, error)
+
+
+def withdraw(order: Order) -> None:
+    """Cancel a service's job that still waits in the queue when nobody needs it: it would take its GPUs for nothing."""
+    if order.service.where != "slurm" or leases.live(order.folder):
+        return
+    job = _submitted(order)
+    if job is not None and _state(job) != "RUNNING":
+        _LOG.info("service %s: Slurm job %s is not needed any more", order.name, job)
+        subprocess.run(["scancel", job], capture_output=True)
 
 
 def _wait_local(order: Order, command: Sequence[str]) -> None:

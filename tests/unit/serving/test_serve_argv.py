@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,8 @@ from qwenlong.core import config_files
 from qwenlong.core.config import Config, EndpointConfig, ServiceConfig
 from qwenlong.core.errors import ConfigError, UsageError
 from qwenlong.core.llm.places import anchored
-from qwenlong.serving import argv, start
+from qwenlong.core.ownership import Identity
+from qwenlong.serving import argv, leases, start
 from qwenlong.serving.argv import Spot
 from qwenlong.serving.run import Order, chosen
 
@@ -148,3 +152,30 @@ def test_job_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for state, found in (("PENDING", "42"), ("RUNNING", "42"), ("FAILED", None), ("", None)):
         (tools / "squeue").write_text(f"#!/bin/sh\necho {state}\n")
         assert start._submitted(order) == found
+    # One that still waits when nobody needs it any more is taken out of the queue, one that runs ends by itself.
+    (tools / "scancel").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/cancelled\n')
+    (tools / "scancel").chmod(0o755)
+    for state, needed in (("RUNNING", False), ("PENDING", True), ("PENDING", False)):
+        (tools / "squeue").write_text(f"#!/bin/sh\necho {state}\n")
+        with leases.held(order.folder) if needed else contextlib.nullcontext():
+            start.withdraw(order)
+        assert (tmp_path / "cancelled").exists() == (state == "PENDING" and not needed)
+    assert (tmp_path / "cancelled").read_text() == "42\n"
+
+
+def test_leases_that_count(tmp_path: Path) -> None:
+    """Of this machine those of live processes, of others those touched of late; torn and foreign files count nothing."""
+    folder = leases.folder(tmp_path)
+    own = Identity.own()
+    leases.write(folder / "live.json", own)
+    leases.write(folder / "dead.json", Identity(own.pid, "0@another"))
+    for name in ("torn", "fresh", "old"):
+        (folder / f"{name}.json").write_text("{" if name == "torn" else '{"pid": 1, "start": "x", "host": "elsewhere"}')
+    past = time.time() - leases.STALE - 1
+    os.utime(folder / "old.json", (past, past))
+    assert leases.live(tmp_path) == 2
+    with leases.held(tmp_path):
+        assert leases.live(tmp_path) == 3
+    assert leases.live(tmp_path) == 2 and leases.live(tmp_path / "nothing") == 0
+    mark = f"abc:{own.pid}:{own.start}"
+    assert leases.owner(mark) == own and leases.owner(f"abc:{own.pid}:other") is None and leases.owner(None) is None
