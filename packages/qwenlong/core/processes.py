@@ -157,7 +157,7 @@ def guard(results: str | Path, workdir: str | Path) -> None:
 
 
 def keep_leases(state: Path) -> None:
-    """Touch the leases of the workflow's jobs for as long as this process lives: services elsewhere see that it does."""
+    """Touch the leases of the workflow's jobs while this process lives: services on other machines see that it does."""
 
     def beat() -> None:
         while True:

@@ -164,7 +164,7 @@ def test_job_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_leases_that_count(tmp_path: Path) -> None:
-    """Of this machine those of live processes, of others those touched of late; torn and foreign files count nothing."""
+    """Of this machine those of live processes, of others those touched of late; torn files count nothing."""
     folder = leases.folder(tmp_path)
     own = Identity.own()
     leases.write(folder / "live.json", own)
