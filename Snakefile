@@ -28,6 +28,7 @@ localrules:
     all,
     convert,
     evaluate,
+    lease,
     merge,
     ablations,
     rl_stage_1,
@@ -52,6 +53,7 @@ rule all:
         [f"{R}/tables/{table}/{table}.md" for table in REPORTED],
 
 
+include: "workflow/rules/services.smk"
 include: "workflow/rules/corpus.smk"
 include: "workflow/rules/generation.smk"
 include: "workflow/rules/synthesis.smk"

@@ -23,6 +23,7 @@ COMMANDS = {
     "checkpoint": ("qwenlong.checkpoints.commands", "app", "Convert, merge and verify checkpoints."),
     "agent": ("qwenlong.memory_agent.commands", "app", "Read documents of any length with the memory agent."),
     "evaluate": ("qwenlong.evaluation.commands", "app", "Run and score benchmarks."),
+    "serve": ("qwenlong.serving.commands", "serve", "Serve models to the run: replicas behind one address."),
     "audit": ("qwenlong.audit.commands", "app", "Report, tables and checks of the claims."),
     "config": ("qwenlong.core.commands", "config_app", "Check, print and describe configurations."),
     "pipeline": ("qwenlong.core.commands", "pipeline_app", "Begin and end the MLflow run of a pipeline."),

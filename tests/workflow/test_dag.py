@@ -111,6 +111,12 @@ def expected(rows, merges, paper=False):
         evaluate("evaluate_ablation", "score_ablation", row, f"merge_ablation {row}", full)
         evaluate("evaluate_ablation_agent", "score_ablation", row, f"merge_ablation {row}", agent)
     stages = {"rl_1", "rl_2", "rl_3", "memory_rl", "rl_4", "naive_grpo"}
+    if paper:
+        # Each RL job waits for the judge by a lease of its own.
+        for job in (*stages, *(f"ablation_{row}" for row in rows)):
+            lease = f"lease reward-judge {job}"
+            branch[job] = {*(branch.get(job) or edges[job]), lease}
+            branch[lease] = set()
     scores = {"score_1", "score_2", "score_3", "score_4"}
     selection = {"corpus", "synthesis", "data_card", "verification", "difficulty", "bins", "sce_merge"}
     last = {node for node in branch if node.startswith("score_")}
@@ -217,6 +223,20 @@ def test_the_judge_is_scorings_alone(plan):
     assert jobs["score_evaluation base frames"].outputs == ("results/paper/evaluation/base/frames/scores.json",)
     assert all("--no-score" in job.command for name, job in jobs.items() if name.startswith("evaluate_"))
 
+    # Only rules that ask the judge start it; a command names the configuration by its variable, which no change of a
+    # setting changes.
+    start = 'qwenlong serve evaluation-judge --config "$QWENLONG_CONFIG" -- qwenlong evaluate score'
+    assert jobs["score_evaluation base frames"].command.count(start) == 1
+    for benchmark in ("heldout", "mrcr_0_128k"):
+        assert "qwenlong serve" not in jobs[f"score_evaluation base {benchmark}"].command
+    asked = jobs["evaluate_full rl_4 frames"]
+    assert 'qwenlong serve policy --model results/paper/models/rl_4 --config "$QWENLONG_CONFIG" --' in asked.command
+    assert (
+        "--base-url service:results/paper/state/services/policy-" in asked.command and "--model rl_4" in asked.command
+    )
+    assert "gres" not in asked.resources and "state/configs" not in asked.command
+    assert "qwenlong serve" not in "".join(job.command for job in plan(None).jobs.values())
+
 
 @pytest.mark.parametrize("number", [name.removeprefix("table") for name in TABLES])
 def test_a_table_alone_plans_its_own_cells(plan, number):
@@ -296,4 +316,4 @@ def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
             assert set(order[1:]) <= set(keys), f"{file.name}: {name}: lacks {set(order) - set(keys)}"
             assert re.search(r"code=(code|module)_digest\(", block), f"{file.name}: {name}: no code digest"
             found += 1
-    assert found == 24
+    assert found == 25

@@ -16,6 +16,7 @@ for row in ROWS:
             samples=rules.bins.output.samples,
             documents=rules.synthesis.output.documents,
             model=rules.base.output,
+            services=ancient(leases(f"ablation_{row}", "llm.reward_judge")),
         output:
             directory(f"{R}/ablations/{row}/policy"),
         log:
@@ -34,8 +35,9 @@ for row in ROWS:
                 stage=stage_settings(RUN.ablation(row)),
             ),
             row=row,
+            served=served("llm.reward_judge"),
         shell:
-            'qwenlong train stage {params.row:q} --ablation --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
+            '{params.served} qwenlong train stage {params.row:q} --ablation --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
             " --documents {input.documents:q} --model {input.model:q} --out {output:q} > {log:q} 2>&1"
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from qwenlong.core import config_files, processes
 from qwenlong.core.config import MERGED_MODELS, MODELS, PARENTS, RL_STAGES, SCORED_STAGES
+from qwenlong.core.config.services import endpoints, instance, service_name
 from qwenlong.core.errors import ConfigError, QwenlongError, UsageError
 from qwenlong.core.files import (
     code_digest,
@@ -25,6 +26,7 @@ from qwenlong.corpus.sources import chosen, packages
 from qwenlong.evaluation.parts import AFTER_RESPONSES, AFTER_SCORES
 from qwenlong.evaluation.registry import BENCHMARKS
 from qwenlong.evaluation.tables import layout
+from qwenlong.memory_agent.backends import label
 
 
 def load_run():
@@ -127,6 +129,48 @@ def cpus(kind):
     return wants(kind).cpus
 
 
+def services(*keys):
+    """Return the names of the run's services that the endpoints below some sections ask, llm.generator for none."""
+    found = [endpoint for key, endpoint in endpoints(RUN) if key.startswith(keys)]
+    return sorted({name for endpoint in found if (name := service_name(endpoint.base_url))})
+
+
+def served(*keys):
+    """Return what stands before a command that needs services, for the shell: they are up while it runs.
+
+    The configuration is named by its variable: its path tells of every setting, and a parameter must not.
+    """
+    names = services(*keys)
+    return f'qwenlong serve {",".join(names)} --config "$QWENLONG_CONFIG" --' if names else ""
+
+
+def judged(wildcards):
+    """Return `served` for scoring: a benchmark whose rules need no judge starts none."""
+    benchmark = BENCHMARKS.get(wildcards.benchmark)
+    return served("llm.evaluation_judge") if benchmark is not None and benchmark.judge_rules else ""
+
+
+def model_served(wildcards, input):
+    """Return what stands before an evaluation and serves its model, where evaluation.server names a service."""
+    server, model = RUN.evaluation.server, shlex.quote(str(input.model))
+    return f'qwenlong serve {server} --model {model} --config "$QWENLONG_CONFIG" --' if server else ""
+
+
+def model_asked(wildcards, input):
+    """Return the options that name the model of an evaluation: loaded by the job, or served."""
+    server = RUN.evaluation.server
+    if not server:
+        return ["--model", input.model]
+    url = f"service:{R}/state/services/{instance(server, str(input.model))}"
+    name = RUN.services[server].name or label(str(input.model))
+    return ["--base-url", url, "--model", name, "--tokenizer", input.model]
+
+
+def leases(job, *keys):
+    """Return the leases that a job takes as input: its services answer before it is given its GPUs."""
+    return [f"{R}/state/services/{name}/leases/{job}.job.json" for name in services(*keys)]
+
+
 def published_as(benchmark):
     """Return the benchmark by whose name the published files are kept: those of the same files share them."""
     source = BENCHMARKS[benchmark].source if benchmark in BENCHMARKS else None
@@ -213,6 +257,8 @@ EVALUATION_KEYS = [f"evaluation.{key}" for key in type(RUN.evaluation).model_fie
 EVALUATION_KEYS += ["base.window", "engine.dtype", "run.seed"]
 
 R = RUN.run.results
+# A served model holds the GPUs of its service; the job that asks it needs none.
+ASKING = "light" if RUN.evaluation.server else "generate"
 CACHE = RUN.corpus.cache
 PUBLISHED = f"{CACHE}/benchmarks"
 # What the base model is made from, besides samples.

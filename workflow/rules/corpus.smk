@@ -53,6 +53,7 @@ rule corpus:
         benchmarks=lambda wildcards: [listing_digest(one.path) for one in RUN.corpus.decontaminate],
         cache=lambda wildcards, input: os.path.dirname(input.sources[0]) if SOURCES else CACHE,
         folder=subpath(output.documents, parent=True),
+        served=served("llm.generator") if RUN.corpus.judge_filter else "",
     shell:
-        'qwenlong corpus build --config "$QWENLONG_CONFIG" --sources {params.cache:q} --out {params.folder:q}'
+        '{params.served} qwenlong corpus build --config "$QWENLONG_CONFIG" --sources {params.cache:q} --out {params.folder:q}'
         " > {log:q} 2>&1"

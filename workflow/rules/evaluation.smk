@@ -47,9 +47,9 @@ rule evaluate_full:
     wildcard_constraints:
         model="|".join(MODELS),
         benchmark="|".join(FULL),
-    threads: cpus("generate")
+    threads: cpus(ASKING)
     resources:
-        **need("generate"),
+        **need(ASKING),
     params:
         code=code_digest("evaluation", "inference", "memory_agent", without=AFTER_RESPONSES),
         config=settings(*EVALUATION_KEYS),
@@ -57,10 +57,12 @@ rule evaluate_full:
         data=items_file,
         documents=lambda wildcards, input: ["--documents", input.documents] if input.documents else [],
         mode=[],
+        served=model_served,
+        model=model_asked,
         folder=subpath(output.predictions, parent=True),
     shell:
-        'qwenlong evaluate run {wildcards.benchmark:q} --no-score --allow-failed --config "$QWENLONG_CONFIG" --data {params.data:q}'
-        " {params.documents:q} --model {input.model:q} --out {params.folder:q} {params.mode:q} > {log:q} 2>&1"
+        '{params.served} qwenlong evaluate run {wildcards.benchmark:q} --no-score --allow-failed --config "$QWENLONG_CONFIG" --data {params.data:q}'
+        " {params.documents:q} {params.model:q} --out {params.folder:q} {params.mode:q} > {log:q} 2>&1"
 
 
 use rule evaluate_full as evaluate_agent with:
@@ -74,6 +76,8 @@ use rule evaluate_full as evaluate_agent with:
         data=items_file,
         documents=lambda wildcards, input: ["--documents", input.documents] if input.documents else [],
         mode=["--agent"],
+        served=model_served,
+        model=model_asked,
         folder=subpath(output.predictions, parent=True),
 
 
@@ -98,8 +102,9 @@ rule score_evaluation:
         config=settings("llm.evaluation_judge", "run.seed"),
         listing=items_digest,
         examples=items_file,
+        served=judged,
     shell:
-        "qwenlong evaluate score {wildcards.benchmark:q} --examples {params.examples:q}"
+        "{params.served} qwenlong evaluate score {wildcards.benchmark:q} --examples {params.examples:q}"
         ' --predictions {input.predictions:q} --config "$QWENLONG_CONFIG" --out {output.scores:q} > {log:q} 2>&1'
 
 

@@ -42,8 +42,9 @@ if RUN.synthesis.mase.enabled:
             folder=subpath(output.candidates, parent=True),
             corpus=subpath(input.documents, parent=True),
             journal=f"{R}/state/generation/mase",
+            served=served("synthesis.mase", "llm.generator"),
         shell:
-            'qwenlong synthesize mase --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
+            '{params.served} qwenlong synthesize mase --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
             " --journal {params.journal:q} > {log:q} 2>&1"
 
     CANDIDATES.append(rules.mase.output.candidates)
@@ -75,8 +76,9 @@ if RUN.synthesis.extract.enabled:
             folder=subpath(output.edges, parent=True),
             corpus=subpath(input.documents, parent=True),
             journal=f"{R}/state/generation/extract",
+            served=served("synthesis.extract", "llm.generator"),
         shell:
-            'qwenlong synthesize extract --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
+            '{params.served} qwenlong synthesize extract --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
             " --journal {params.journal:q} > {log:q} 2>&1"
 
     EDGES.append(rules.extract.output.edges)
@@ -114,8 +116,9 @@ if RUN.synthesis.nl2sql.enabled:
             folder=subpath(output.candidates, parent=True),
             corpus=subpath(input.documents, parent=True),
             journal=f"{R}/state/generation/nl2sql",
+            served=served("synthesis.nl2sql", "llm.generator"),
         shell:
-            'qwenlong synthesize nl2sql --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
+            '{params.served} qwenlong synthesize nl2sql --config "$QWENLONG_CONFIG" --corpus {params.corpus:q} --out {params.folder:q}'
             " --journal {params.journal:q} > {log:q} 2>&1"
 
     CANDIDATES.append(rules.nl2sql.output.candidates)

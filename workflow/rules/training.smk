@@ -20,6 +20,7 @@ for stage in RL_STAGES:
             samples=TRAIN_DATA[stage],
             documents=rules.synthesis.output.documents,
             model=f"{R}/models/{PARENTS[stage]}",
+            services=ancient(leases(stage, "llm.reward_judge")),
         output:
             directory(f"{R}/stages/{stage}/policy"),
         log:
@@ -38,6 +39,7 @@ for stage in RL_STAGES:
                 stage=stage_settings(RUN.stage(stage)),
             ),
             stage=stage,
+            served=served("llm.reward_judge"),
         shell:
-            'qwenlong train stage {params.stage:q} --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
+            '{params.served} qwenlong train stage {params.stage:q} --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
             " --documents {input.documents:q} --model {input.model:q} --out {output:q} > {log:q} 2>&1"

@@ -45,6 +45,8 @@ __all__ = [
 
 #: Seconds that survivors have between SIGTERM and SIGKILL, and after SIGKILL.
 GRACE = 15.0
+#: Leases of the workflow's jobs on services, below the state folder, and seconds between two touches.
+LEASES, BEAT = "services/*/leases/*.job.json", 15.0
 #: Seconds between two looks at a command's descendants.
 WATCH = 2.0
 
@@ -148,7 +150,23 @@ def guard(results: str | Path, workdir: str | Path) -> None:
     end_survivors(results)
     remove_partials(results)
     _clean_register(state / "processes")
+    # What the workflow needed of services (serving.leases): their jobs are over, and start anew.
+    for lease in state.glob(LEASES):
+        lease.unlink(missing_ok=True)
     _remove_stale_locks(Path(workdir) / ".snakemake", Path(results))
+
+
+def keep_leases(state: Path) -> None:
+    """Touch the leases of the workflow's jobs while this process lives: services on other machines see that it does."""
+
+    def beat() -> None:
+        while True:
+            time.sleep(BEAT)
+            for lease in state.glob(LEASES):
+                with contextlib.suppress(OSError):
+                    os.utime(lease)
+
+    threading.Thread(target=beat, name="qwenlong-leases", daemon=True).start()
 
 
 def survivors(results: str | Path) -> list[psutil.Process]:
@@ -316,6 +334,7 @@ def protect(workflow: Any, results: str | Path) -> None:
                     guard(folder, Path.cwd())
                 except QwenlongError as error:
                     raise ApiError(str(error)) from None
+                keep_leases(folder / "state")
             return super().execute(executor_plugin, *args, **kwargs)
 
     Protected.__name__, Protected.__qualname__ = kind.__name__, kind.__qualname__

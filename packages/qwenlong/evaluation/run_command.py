@@ -86,7 +86,7 @@ def run(
             documents=documents,
             cache=cache or CACHE,
             config=config,
-            base_urls=tuple(dict.fromkeys(url.rstrip("/") for url in base_url or ())),
+            base_urls=_addresses(base_url or [], config),
             api_key_env=api_key_env,
             tokenizer=tokenizer,
             agent=agent,
@@ -122,6 +122,18 @@ def run(
             if not allow_failed:
                 raise
             typer.echo(f"note: {error}", err=True)
+
+
+def _addresses(given: list[str], config: Path | None) -> tuple[str, ...]:
+    """Return the addresses asked, each once; `service:NAME` is one of the configuration's run."""
+    from qwenlong.core.config import Config
+    from qwenlong.core.config.services import PREFIX, full_address
+    from qwenlong.core.config_files import load
+
+    if any(url.startswith(PREFIX) for url in given):
+        results = (load(config) if config is not None else Config()).run.results
+        given = [full_address(url, results) for url in given]
+    return tuple(dict.fromkeys(url.rstrip("/") for url in given))
 
 
 def merge(

@@ -73,6 +73,7 @@ class Source:
 
 def _endpoint(config: Config, url: str | None, model: str | None, key: str | None) -> EndpointConfig | None:
     from qwenlong.core.config import EndpointConfig
+    from qwenlong.core.config.services import full_address
 
     if url is None and model is None:
         if key is not None:
@@ -81,7 +82,7 @@ def _endpoint(config: Config, url: str | None, model: str | None, key: str | Non
     if url is None or model is None:
         missing = "--judge-url" if url is None else "--judge-model"
         raise UsageError(f"--judge-url and --judge-model belong together; add {missing}")
-    return EndpointConfig(base_url=url, model=model, api_key_env=key)
+    return EndpointConfig(base_url=full_address(url, config.run.results), model=model, api_key_env=key)
 
 
 def score_files(benchmark: Benchmark, source: Source, out: Path, seed: int, quiet: bool = False) -> dict[str, Any]:

@@ -139,8 +139,11 @@ def _serve(
 def _check_address(base_url: str) -> None:
     import httpx
 
+    from qwenlong.core.llm.places import folder_of
     from qwenlong.core.logs import redact_text
 
+    if folder_of(base_url) is not None:
+        return
     try:
         address = httpx.URL(base_url)
     except httpx.InvalidURL:
@@ -153,10 +156,13 @@ def _stated(model: str, base_url: str | None, tokenizer: str | None, upstream: d
     """Return the window that the endpoint lists for its model, else the one in the tokenizer's directory."""
     import httpx
 
+    from qwenlong.core.llm.places import Place, folder_of, locate
     from qwenlong.memory_agent.backends import window_of
 
     if base_url is not None:
-        key = os.environ.get(upstream["api_key_env"] or "", "").strip()
+        service = folder_of(base_url)
+        place = Place(base_url) if service is None else locate(service)
+        base_url, key = place.url, place.key or os.environ.get(upstream["api_key_env"] or "", "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
             listed = httpx.get(base_url.rstrip("/") + "/models", headers=headers, timeout=10.0).json()["data"]

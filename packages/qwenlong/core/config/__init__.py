@@ -36,6 +36,7 @@ from qwenlong.core.config.objectives import (
 )
 from qwenlong.core.config.parallel import MemoryConfig, RolloutConfig
 from qwenlong.core.config.section import Section
+from qwenlong.core.config.services import ServiceConfig, SlurmConfig
 from qwenlong.core.config.training import (
     AblationRow,
     AblationsConfig,
@@ -105,6 +106,8 @@ __all__ = [
     "SCORED_STAGES",
     "ScreenConfig",
     "Section",
+    "ServiceConfig",
+    "SlurmConfig",
     "SelectionConfig",
     "StageConfig",
     "StageName",

@@ -129,7 +129,7 @@ class EndpointConfig(Section):
     """An OpenAI-compatible endpoint."""
 
     base_url: str
-    """Address, up to and with /v1."""
+    """Address, up to and with /v1; service:NAME for a service of this run (`services`)."""
     model: str
     """Model name as the server knows it."""
     api_key_env: str | None = None
@@ -253,6 +253,8 @@ class EvaluationConfig(Section):
     ranks are stored, else characters / 4), `o200k`, `chars`, or a folder with a tokenizer.json. [assumed]"""
     mrcr_render: Literal["chat", "flat"] = "chat"
     """How MRCR's chats are shown: as their own messages, or as text in one message. [assumed]"""
+    server: str | None = None
+    """Service with whose settings each checkpoint is served while benchmarks ask it; none: each job loads it."""
     bfcl_environment: str = ""
     """Folder of the environment with the official harness of BFCL (scripts/bfcl_env.sh); its prompts, memories and loop
     are then used, as for the paper's numbers. Empty: the project's own. [assumed: prompted mode]"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
 from qwenlong.core.config.fit import engine_faults, stage_faults
@@ -16,7 +16,8 @@ from qwenlong.core.config.models import (
     LLMConfig,
     NanoTrainingConfig,
 )
-from qwenlong.core.config.section import Section
+from qwenlong.core.config.section import Section, plain_name
+from qwenlong.core.config.services import ServiceConfig, completed, endpoints, service_fault
 from qwenlong.core.config.training import (
     AblationRow,
     AblationsConfig,
@@ -99,6 +100,8 @@ class Config(Section):
     """verl, Ray, rollout."""
     llm: LLMConfig = LLMConfig()
     """Endpoints."""
+    services: dict[Annotated[str, AfterValidator(plain_name)], ServiceConfig] = Field(default_factory=dict)
+    """Models that the run serves itself, by name; an endpoint asks one with base_url: service:NAME."""
     merge: MergeConfig = MergeConfig()
     """SCE, or another merge."""
     agent: AgentConfig = AgentConfig()
@@ -109,6 +112,25 @@ class Config(Section):
     """Tables 2, 4, 5, and other merges for Table 10."""
     resources: ResourcesConfig = ResourcesConfig()
     """Scheduler."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _service_addresses(cls, values: Any) -> Any:
+        # An address that names its folder can be followed by processes that do not know this configuration.
+        run = values.get("run") if isinstance(values, dict) else None
+        results = run.get("results") if isinstance(run, dict) else getattr(run, "results", None)
+        return completed(values, str(results or RunConfig().results)) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _services_exist(self) -> Config:
+        faults = [fault for key, one in endpoints(self) if (fault := service_fault(key, one, self.services))]
+        server = self.evaluation.server
+        if server is not None and server not in self.services:
+            known = ", ".join(sorted(self.services)) or "none"
+            faults.append(f"evaluation.server = {server!r} is no service; services has {known}")
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
 
     @model_validator(mode="after")
     def _stages_resolve(self) -> Config:

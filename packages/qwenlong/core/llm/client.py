@@ -21,6 +21,7 @@ from qwenlong.core.errors import ConfigError
 from qwenlong.core.llm.cache import Cache
 from qwenlong.core.llm.errors import Rejected, Unavailable
 from qwenlong.core.llm.limits import Limits, Ticket, estimate
+from qwenlong.core.llm.places import NotThere, Place, folder_of, locate
 from qwenlong.core.llm.reply import Reply, parse
 from qwenlong.core.llm.usage import Meter, Usage
 from qwenlong.core.logs import REDACTED, get, redact_text
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _LOG = get("qwenlong.core.llm")
 _RETRIED = {408, 409, 425, 429}
+#: Seconds between two looks for a service that is not there just now.
+LOOK = 1.0
 #: Longest pause between two tries, in seconds, whatever the server asks for.
 MAX_PAUSE = 60.0
 #: Share by which a pause may be shorter or longer, so that many clients do not come back at once.
@@ -49,8 +52,9 @@ class Client:
     With `cache` (a folder), a reply to the very same request is read from disk; processes may share the folder, and
     a request that one of them is asking is not asked twice. Clients of one endpoint may share `limits`; by default
     each has its own. `usage` counts what was asked, answered and spent. With `private`, log lines name the kind of a
-    fault and nothing that the server said, which may repeat the prompt. Raises ConfigError when the variable named by
-    `api_key_env` is not set.
+    fault and nothing that the server said, which may repeat the prompt. A service of the run (`service:…`) is followed
+    to where its file says it is. Raises ConfigError when the variable named by `api_key_env` is not set, QwenlongError
+    when the service does not run.
     """
 
     def __init__(
@@ -68,8 +72,9 @@ class Client:
         self._cache = None if cache is None else Cache(cache)
         self._limits = Limits(endpoint) if limits is None else limits
         self._meter = Meter(endpoint)
-        self._url = endpoint.base_url.rstrip("/") + "/chat/completions"
-        self._key = ""
+        self._service = folder_of(endpoint.base_url)
+        place = Place(endpoint.base_url.rstrip("/")) if self._service is None else locate(self._service)
+        self._url, self._key = place.url + "/chat/completions", place.key
         if endpoint.api_key_env:
             self._key = os.environ.get(endpoint.api_key_env, "").strip()
             if not self._key:
@@ -206,6 +211,8 @@ class Client:
     ) -> tuple[T, Ticket]:
         pause = self._first_pause
         for attempt in range(self.endpoint.retries + 1):
+            if attempt:
+                await self._follow()
             ticket = await self._limits.start(tokens)
             self._meter.sent(attempt)
             began = time.monotonic()
@@ -234,6 +241,23 @@ class Client:
             "check that the server runs and that base_url is right",
             kind,
         )
+
+    async def _follow(self) -> None:
+        """Look where the service is now; wait up to `timeout_seconds` while it is nowhere, between two machines."""
+        if self._service is None:
+            return
+        end = time.monotonic() + self.endpoint.timeout_seconds
+        while True:
+            try:
+                place = locate(self._service)
+            except NotThere as error:
+                if time.monotonic() >= end:
+                    raise Unavailable(str(error), "connection") from None
+                await asyncio.sleep(LOOK)
+                continue
+            self._url, self._key = place.url + "/chat/completions", place.key
+            self._http.headers["Authorization"] = f"Bearer {self._key}"
+            return
 
     async def _once(self, body: dict[str, Any]) -> Reply:
         response = await self._post(body)

@@ -20,6 +20,7 @@ from qwenlong.core.files import (
     remove_partials,
     write_json,
 )
+from qwenlong.core.llm.places import anchored
 from qwenlong.core.processes import lock
 from qwenlong.core.seeds import derive
 from qwenlong.training import rollout_log, similarity
@@ -98,7 +99,7 @@ def overrides(
             "max_input_tokens": stage.max_input_tokens,
             "max_output_tokens": stage.max_output_tokens,
             "memory": memory.model_dump() if memory is not None else None,
-            "judge": config.llm.reward_judge.model_dump() if config.llm.reward_judge else None,
+            "judge": anchored(config.llm.reward_judge).model_dump() if config.llm.reward_judge else None,
             "seed": config.run.seed,
         },
         "actor_rollout_ref.model.path": str(model),
