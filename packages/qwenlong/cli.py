@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": ("qwenlong.evaluation.commands", "app", "Run and score benchmarks."),
     "audit": ("qwenlong.audit.commands", "app", "Report, tables and checks of the claims."),
     "config": ("qwenlong.core.commands", "config_app", "Check, print and describe configurations."),
+    "track": ("qwenlong.core.tracking_commands", "app", "Upload what an MLflow server that was down has missed."),
     "pipeline": ("qwenlong.core.commands", "pipeline_app", "Begin and end the MLflow run of a pipeline."),
 }
 

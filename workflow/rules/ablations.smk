@@ -25,6 +25,7 @@ for row in ROWS:
         threads: cpus("train")
         resources:
             **need("train"),
+        retries: tries("train")
         params:
             code=code_digest("training", "rewards", "memory_agent", "inference"),
             config=settings(
@@ -54,6 +55,7 @@ rule convert_ablation:
     threads: cpus("merge")
     resources:
         **need("merge"),
+    retries: tries("merge")
     params:
         code=code_digest("checkpoints"),
         stage=lambda wildcards: f"convert_ablation_{wildcards.row}",
@@ -77,6 +79,7 @@ rule merge_ablation:
     threads: cpus("merge")
     resources:
         **need("merge"),
+    retries: tries("merge")
     params:
         code=code_digest("checkpoints"),
         config=lambda wildcards: merge_settings(MERGES[wildcards.row]),

@@ -36,6 +36,7 @@ rule audit:
     threads: cpus("light")
     resources:
         **need("light"),
+    retries: tries("light")
     params:
         code=code_digest("audit", "datacard"),
         config=dump_json(RUN.model_dump(mode="json", exclude={"resources", "tracking"})),

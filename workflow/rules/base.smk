@@ -19,6 +19,7 @@ rule base:
     threads: cpus("train")
     resources:
         **need("generate"),
+    retries: tries("generate")
     params:
         code=code_digest(
             "training.base",

@@ -21,6 +21,7 @@ for stage in RL_STAGES:
         threads: cpus("merge")
         resources:
             **need("merge"),
+        retries: tries("merge")
         params:
             code=code_digest("checkpoints"),
         shell:
@@ -41,6 +42,7 @@ rule sce_merge:
     threads: cpus("merge")
     resources:
         **need("merge"),
+    retries: tries("merge")
     params:
         code=code_digest("checkpoints"),
         config=merge_settings(RUN.merge),

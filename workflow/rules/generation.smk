@@ -30,6 +30,7 @@ if RUN.synthesis.mase.enabled:
         threads: cpus("light")
         resources:
             **need("light"),
+        retries: tries("light")
         params:
             code=code_digest("synthesis", "rewards"),
             config=settings(
@@ -69,6 +70,7 @@ if RUN.synthesis.extract.enabled:
         threads: cpus("light")
         resources:
             **need("light"),
+        retries: tries("light")
         params:
             code=code_digest("synthesis"),
             config=settings("synthesis.extract", "llm.generator", "run.seed"),
@@ -101,6 +103,7 @@ if RUN.synthesis.nl2sql.enabled:
         threads: cpus("light")
         resources:
             **need("light"),
+        retries: tries("light")
         params:
             code=code_digest("synthesis"),
             config=settings(

@@ -22,6 +22,7 @@ rule verification:
     threads: cpus("select")
     resources:
         **need("select"),
+    retries: tries("select")
     params:
         code=code_digest("training.verify", "training.difficulty", "training.prompting", "rewards", "inference"),
         config=settings(
@@ -59,6 +60,7 @@ rule difficulty:
     threads: cpus("select")
     resources:
         **need("select"),
+    retries: tries("select")
     params:
         code=code_digest("training.difficulty", "training.prompting", "rewards", "inference"),
         config=settings(
@@ -89,6 +91,7 @@ rule bins:
     threads: cpus("light")
     resources:
         **need("light"),
+    retries: tries("light")
     params:
         code=code_digest("training.bins"),
         config=settings("selection.bins", "selection.per_bin", "selection.min_per_bin", "run.seed"),
@@ -117,6 +120,7 @@ for stage in SCORED_STAGES:
         threads: cpus("select")
         resources:
             **need("select"),
+        retries: tries("select")
         params:
             code=code_digest("training.curriculum", "training.difficulty", "training.prompting", "rewards", "inference"),
             config=settings(

@@ -20,6 +20,7 @@ rule tokenizer:
     threads: cpus("light")
     resources:
         **need("light"),
+    retries: tries("light")
     params:
         code=code_digest("training.tokenizer"),
         config=settings(
@@ -59,6 +60,7 @@ rule synthesis:
     threads: cpus("light")
     resources:
         **need("light"),
+    retries: tries("light")
     params:
         code=code_digest("synthesis"),
         config=settings("synthesis", "run.seed", "base.window", "llm.generator"),

@@ -29,6 +29,7 @@ for stage in RL_STAGES:
         threads: cpus("train")
         resources:
             **need("train"),
+        retries: tries("train")
         params:
             code=code_digest("training", "rewards", "memory_agent", "inference"),
             config=settings(
