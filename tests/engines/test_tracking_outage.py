@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenlong.core import processes, tracking
+from qwenlong.core import processes, tracking, tracking_link
 from qwenlong.core.config import Config
 from qwenlong.core.config_files import dump
 from qwenlong.core.tracking_spool import folders
@@ -43,7 +43,7 @@ def server(postgres: Postgres, tmp_path: Path) -> Iterator[Server]:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(processes.VARIABLE, "")
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    monkeypatch.setattr(tracking, "PAUSE", 0.0)
+    monkeypatch.setattr(tracking_link, "PAUSE", 0.0)
 
 
 def make(results: Path, name: str, **values: object) -> Config:
@@ -139,9 +139,10 @@ def test_a_server_that_dies_and_comes_back_within_a_stage_and_after_it(
     file.write_text(dump(config))
     parent = tracking.begin_pipeline(config)
     first = Stage(file, tmp_path / "first", "rl_1")
+    first.let(1)
     first.await_step(2)
     server.kill()
-    first.let(1, 2, 3)
+    first.let(2, 3)
     first.await_step(4)
     assert len(folders(results)) == 1
     # Not seen before the pause is over; at the latest, at the stage's end.
@@ -151,9 +152,10 @@ def test_a_server_that_dies_and_comes_back_within_a_stage_and_after_it(
     assert folders(results) == []
 
     second = Stage(file, tmp_path / "second", "rl_2")
+    second.let(1, 2)
     second.await_step(3)
     server.kill()
-    second.let(*range(1, 7))
+    second.let(3, 4, 5, 6)
     second.finish()
     third = Stage(file, tmp_path / "third", "rl_3")  # begins, works and ends without a server
     third.let(*range(1, 7))

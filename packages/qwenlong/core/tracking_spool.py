@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong.core import slurm
-from qwenlong.core.errors import DataError, QwenlongError
+from qwenlong.core.errors import DataError
 from qwenlong.core.files import append_line, read_json, write_json, write_text
 from qwenlong.core.logs import get, redact_text
 from qwenlong.core.ownership import Identity
@@ -113,7 +113,7 @@ class Spool:
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Append an entry and wait until it is on disk."""
-        line = json.dumps(entry, sort_keys=True).encode() + b"\n"
+        line = json.dumps(entry, sort_keys=True, default=_plain).encode() + b"\n"
         append_line(self._descriptor, line, self.folder / "log.jsonl")
 
     def keep(self, path: Path) -> str:
@@ -192,8 +192,10 @@ def upload(results: str | Path, store: Store) -> Uploaded:
             continue
         try:
             done.runs[folder.name] = send(results, spool, store, done)
-        except QwenlongError as error:
-            _LOG.warning("%s is not uploaded: %s", folder, error)
+        except Exception as error:
+            if is_outage(error):
+                raise
+            _LOG.warning("%s is not uploaded: %s", folder, redact_text(str(error))[:300])
         finally:
             spool.close()
     return done
@@ -227,13 +229,19 @@ def _identify(results: str | Path, spool: Spool, store: Store) -> str:
     name, head = spool.folder.name, spool.head()
     if head.get("run_id"):
         return str(head["run_id"])
-    run_id = resolve(results, name) or store.find(TAG, name)
+    run_id = resolve(results, name) or store.find(TAG, name, head.get("experiment"))
     if run_id is None:
         tags = {**head["tags"], TAG: name}
         parent = resolve(results, head["parent"]) if head.get("parent") else None
-        run_id = store.create(head["name"], tags | ({"mlflow.parentRunId": parent} if parent else {}), head["start"])
+        tags |= {"mlflow.parentRunId": parent} if parent else {}
+        run_id = store.create(head["name"], tags, head["start"], head.get("experiment"))
     write_text(root(results) / "ids" / name, run_id + "\n")
     return run_id
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers of numpy as Python's, all else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def _refused(results: str | Path, name: str, entry: Mapping[str, Any], error: BaseException) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from qwenlong.core import slurm
 from qwenlong.core.config import Config
-from qwenlong.core.errors import QwenlongError
+from qwenlong.core.errors import DataError, QwenlongError
 from qwenlong.core.files import disk_full
 from qwenlong.core.logs import get, redact_text
 from qwenlong.core.ownership import Identity, host
@@ -132,6 +132,7 @@ class Store:
     def __init__(self, config: Config) -> None:
         self.uri = store_uri(config)
         self.results = Path(config.run.results)
+        self._config = config
         # Nobody but the person who runs this is to hear of it.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         remote = is_remote(self.uri)
@@ -150,7 +151,7 @@ class Store:
                 fcntl.flock(stream, fcntl.LOCK_EX)
             try:
                 self.client: MlflowClient = retry(lambda: MlflowClient(self.uri))
-                self.experiment: str = retry(lambda: self._experiment(config))
+                self.experiment: str = retry(lambda: self._experiment(config.run.name))
             except Exception as error:
                 said = redact_text(str(error))[:300]
                 if remote and is_outage(error):
@@ -160,25 +161,32 @@ class Store:
                     "mend tracking.uri, or set tracking.enabled to false"
                 ) from None
 
-    def _experiment(self, config: Config) -> str:
-        found = self.client.get_experiment_by_name(config.run.name)
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
         if found is not None:
             if found.lifecycle_stage != "active":
                 self.client.restore_experiment(found.experiment_id)
             return str(found.experiment_id)
-        root = config.tracking.artifacts
+        root = self._config.tracking.artifacts
         if root is None and not is_remote(self.uri):
             root = (self.results.resolve() / "mlartifacts").as_uri()
-        return str(self.client.create_experiment(config.run.name, artifact_location=root))
+        return str(self.client.create_experiment(name, artifact_location=root))
 
-    def create(self, name: str, tags: Mapping[str, str], start: int | None = None) -> str:
-        """Create a run, begun at `start` (ms; default: now), and return its id."""
-        made = retry(lambda: self.client.create_run(self.experiment, start_time=start, run_name=name, tags=dict(tags)))
+    def _in(self, experiment: str | None) -> str:
+        return self.experiment if experiment is None else retry(lambda: self._experiment(experiment))
+
+    def create(
+        self, name: str, tags: Mapping[str, str], start: int | None = None, experiment: str | None = None
+    ) -> str:
+        """Create a run, begun at `start` (ms; default: now), and return its id. `experiment`: by name."""
+        place = self._in(experiment)
+        made = retry(lambda: self.client.create_run(place, start_time=start, run_name=name, tags=dict(tags)))
         return str(made.info.run_id)
 
-    def find(self, tag: str, value: str) -> str | None:
+    def find(self, tag: str, value: str, experiment: str | None = None) -> str | None:
         """Return the id of the run with a tag of this value, none if there is none."""
-        found = retry(lambda: self.client.search_runs([self.experiment], f"tags.`{tag}` = '{value}'", max_results=1))
+        place = self._in(experiment)
+        found = retry(lambda: self.client.search_runs([place], f"tags.`{tag}` = '{value}'", max_results=1))
         return str(found[0].info.run_id) if found else None
 
     def apply(self, run_id: str, entry: Mapping[str, Any], folder: Path, *, again: bool = False) -> None:
@@ -203,6 +211,8 @@ class Store:
                 retry(lambda: client.log_table(run_id, entry["columns"], entry["name"]))
         elif kind == "artifact":
             path = folder / entry["path"]
+            if not path.exists():
+                raise DataError(f"{path} is gone; it cannot be stored with the MLflow run")
             log = client.log_artifacts if path.is_dir() else client.log_artifact
             retry(lambda: log(run_id, str(path)))
         elif kind == "end":
