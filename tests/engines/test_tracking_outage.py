@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenlong.core import processes, tracking, tracking_link
+from qwenlong.core import processes, tracking, tracking_link, tracking_store
 from qwenlong.core.config import Config
 from qwenlong.core.config_files import dump
 from qwenlong.core.tracking_spool import folders
@@ -44,6 +44,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(processes.VARIABLE, "")
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     monkeypatch.setattr(tracking_link, "PAUSE", 0.0)
+    monkeypatch.setattr(tracking_store, "PROBE", 120.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")
 
 
 def make(results: Path, name: str, **values: object) -> Config:
@@ -53,8 +55,9 @@ def make(results: Path, name: str, **values: object) -> Config:
 STAGE = """
 import sys, time
 from pathlib import Path
-from qwenlong.core import config_files, tracking
+from qwenlong.core import config_files, tracking, tracking_store
 
+tracking_store.PROBE = 120.0  # the machine of the test may be busy; a port that nobody has refuses at once
 config = config_files.load(sys.argv[1])
 folder = Path(sys.argv[2])
 with tracking.stage(config, sys.argv[3], {"rate": 0.5, "api_key": "hunter2hunter2"}) as run:

@@ -34,7 +34,7 @@ _BATCH = 100
 #: Seconds for which a locked SQLite file is waited for.
 PATIENCE = 120.0
 #: Seconds for which a server may be silent before it counts as down.
-PROBE = 5.0
+PROBE = 15.0
 #: Statuses of a server that another try may cure, among those that blame the request.
 _PASSING = (401, 403, 407, 408, 425, 429)
 
