@@ -22,10 +22,10 @@ for row in ROWS:
             f"{R}/logs/ablations/{row}-train.log",
         benchmark:
             f"{R}/benchmarks/ablations/{row}-train.tsv"
+        retries: tries("train")
         threads: cpus("train")
         resources:
             **need("train"),
-        retries: tries("train")
         params:
             code=code_digest("training", "rewards", "memory_agent", "inference"),
             config=settings(
@@ -52,10 +52,10 @@ rule convert_ablation:
         f"{R}/benchmarks/ablations/{{row}}-convert.tsv"
     wildcard_constraints:
         row="|".join(ROWS) or "$none",
+    retries: tries("merge")
     threads: cpus("merge")
     resources:
         **need("merge"),
-    retries: tries("merge")
     params:
         code=code_digest("checkpoints"),
         stage=lambda wildcards: f"convert_ablation_{wildcards.row}",
@@ -76,10 +76,10 @@ rule merge_ablation:
         f"{R}/benchmarks/ablations/{{row}}-merge.tsv"
     wildcard_constraints:
         row="|".join(MERGES) or "$none",
+    retries: tries("merge")
     threads: cpus("merge")
     resources:
         **need("merge"),
-    retries: tries("merge")
     params:
         code=code_digest("checkpoints"),
         config=lambda wildcards: merge_settings(MERGES[wildcards.row]),

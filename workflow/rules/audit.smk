@@ -33,10 +33,10 @@ rule audit:
         f"{R}/logs/audit.log",
     benchmark:
         f"{R}/benchmarks/audit.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
-    retries: tries("light")
     params:
         code=code_digest("audit", "datacard"),
         config=dump_json(RUN.model_dump(mode="json", exclude={"resources", "tracking"})),

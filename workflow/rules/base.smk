@@ -16,10 +16,10 @@ rule base:
         f"{R}/logs/base.log",
     benchmark:
         f"{R}/benchmarks/base.tsv"
+    retries: tries("generate")
     threads: cpus("train")
     resources:
         **need("generate"),
-    retries: tries("generate")
     params:
         code=code_digest(
             "training.base",

@@ -18,10 +18,10 @@ for stage in RL_STAGES:
             f"{R}/logs/convert/{stage}.log",
         benchmark:
             f"{R}/benchmarks/convert/{stage}.tsv"
+        retries: tries("merge")
         threads: cpus("merge")
         resources:
             **need("merge"),
-        retries: tries("merge")
         params:
             code=code_digest("checkpoints"),
         shell:
@@ -39,10 +39,10 @@ rule sce_merge:
         f"{R}/logs/sce_merge.log",
     benchmark:
         f"{R}/benchmarks/sce_merge.tsv"
+    retries: tries("merge")
     threads: cpus("merge")
     resources:
         **need("merge"),
-    retries: tries("merge")
     params:
         code=code_digest("checkpoints"),
         config=merge_settings(RUN.merge),

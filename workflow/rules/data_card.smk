@@ -30,10 +30,10 @@ rule data_card:
         f"{R}/logs/data_card.log",
     benchmark:
         f"{R}/benchmarks/data_card.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
-    retries: tries("light")
     params:
         code=code_digest("datacard", "synthesis.decontaminate", "synthesis.run", "rewards", "corpus.language"),
         config=settings("corpus", "synthesis", "run.name", "run.seed"),

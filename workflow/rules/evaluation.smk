@@ -18,10 +18,10 @@ rule fetch_benchmark:
         f"{R}/benchmarks/fetch/benchmark-{{published}}.tsv"
     wildcard_constraints:
         published="|".join(sorted({published_as(name) for name in KNOWN - {*OWN}})),
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
-    retries: tries("light")
     params:
         # Files are checked against their digests: code cannot change them, and must not fetch them again.
         code=module_digest("evaluation.sources"),
@@ -48,10 +48,10 @@ rule evaluate_full:
     wildcard_constraints:
         model="|".join(MODELS),
         benchmark="|".join(FULL),
+    retries: tries("generate")
     threads: cpus("generate")
     resources:
         **need("generate"),
-    retries: tries("generate")
     params:
         code=code_digest("evaluation", "inference", "memory_agent", without=AFTER_RESPONSES),
         config=settings(*EVALUATION_KEYS),
@@ -92,10 +92,10 @@ rule score_evaluation:
     wildcard_constraints:
         model="|".join(MODELS),
         benchmark="|".join([*FULL, *AGENT]),
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
-    retries: tries("light")
     params:
         code=code_digest("evaluation", "rewards", without=AFTER_SCORES),
         config=settings("llm.evaluation_judge", "run.seed"),
@@ -120,10 +120,10 @@ rule paper_table:
         f"{R}/benchmarks/tables/{{table}}.tsv"
     wildcard_constraints:
         table="|".join(layout.TABLES),
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
-    retries: tries("light")
     params:
         code=code_digest("evaluation.tables", "evaluation.compare"),
         results=subpath(output.markdown, ancestor=3),

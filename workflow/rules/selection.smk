@@ -19,10 +19,10 @@ rule verification:
         f"{R}/logs/verification.log",
     benchmark:
         f"{R}/benchmarks/verification.tsv"
+    retries: tries("select")
     threads: cpus("select")
     resources:
         **need("select"),
-    retries: tries("select")
     params:
         code=code_digest("training.verify", "training.difficulty", "training.prompting", "rewards", "inference"),
         config=settings(
@@ -57,10 +57,10 @@ rule difficulty:
         f"{R}/logs/difficulty.log",
     benchmark:
         f"{R}/benchmarks/difficulty.tsv"
+    retries: tries("select")
     threads: cpus("select")
     resources:
         **need("select"),
-    retries: tries("select")
     params:
         code=code_digest("training.difficulty", "training.prompting", "rewards", "inference"),
         config=settings(
@@ -88,10 +88,10 @@ rule bins:
         f"{R}/logs/bins.log",
     benchmark:
         f"{R}/benchmarks/bins.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
-    retries: tries("light")
     params:
         code=code_digest("training.bins"),
         config=settings("selection.bins", "selection.per_bin", "selection.min_per_bin", "run.seed"),
@@ -117,10 +117,10 @@ for stage in SCORED_STAGES:
             f"{R}/logs/score_{stage[-1]}.log",
         benchmark:
             f"{R}/benchmarks/score_{stage[-1]}.tsv"
+        retries: tries("select")
         threads: cpus("select")
         resources:
             **need("select"),
-        retries: tries("select")
         params:
             code=code_digest("training.curriculum", "training.difficulty", "training.prompting", "rewards", "inference"),
             config=settings(

@@ -17,10 +17,10 @@ rule tokenizer:
         f"{R}/logs/tokenizer.log",
     benchmark:
         f"{R}/benchmarks/tokenizer.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
-    retries: tries("light")
     params:
         code=code_digest("training.tokenizer"),
         config=settings(
@@ -57,10 +57,10 @@ rule synthesis:
         f"{R}/logs/synthesis.log",
     benchmark:
         f"{R}/benchmarks/synthesis.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
-    retries: tries("light")
     params:
         code=code_digest("synthesis"),
         config=settings("synthesis", "run.seed", "base.window", "llm.generator"),

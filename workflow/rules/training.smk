@@ -26,10 +26,10 @@ for stage in RL_STAGES:
             f"{R}/logs/{stage}.log",
         benchmark:
             f"{R}/benchmarks/{stage}.tsv"
+        retries: tries("train")
         threads: cpus("train")
         resources:
             **need("train"),
-        retries: tries("train")
         params:
             code=code_digest("training", "rewards", "memory_agent", "inference"),
             config=settings(

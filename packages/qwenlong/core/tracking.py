@@ -81,7 +81,7 @@ class Run:
     def begin(cls, link: Link, name: str, tags: Mapping[str, str], parent: str | None, owner: Identity) -> Run:
         """Create a run that carries who owns it; while the server is down, one that MLflow will make later."""
         command = redact_text(" ".join(command_line()))[:PARAMETER_LENGTH]
-        tags = owner_tags(owner, link.results, command) | tags
+        tags = {**owner_tags(owner, link.results, command), **tags}
         head = _head(link, name, tags, parent)
         known = parent and resolve(link.results, parent)
         store = link.store()
