@@ -235,6 +235,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a directory that was made before; default: made from the package")
     parser.add_argument("--markdown", type=Path, help="file whose table is replaced")
     arguments = parser.parse_args()
+    if arguments.markdown and not arguments.markdown.is_file():
+        parser.error(f"--markdown {arguments.markdown} is no file; give the one whose table is replaced")
     arguments.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         folder = arguments.model or stack.enter_context(llm_paths.model_folder(arguments.cache))

@@ -11,7 +11,7 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
-from choice_cases import Case, main
+from official_run import Case, main
 
 FILE = "src/openbench/scorers/robust_boxed.py"
 

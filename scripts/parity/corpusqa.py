@@ -14,34 +14,17 @@ import os
 import runpy
 import sys
 import tempfile
-import threading
 from contextlib import redirect_stdout
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from open_cases import Case, main
+from model_replies import endpoint
+from official_run import Case, main
 
 
-def _judge(replies: dict[str, str]) -> type[BaseHTTPRequestHandler]:
-    class Judge(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked = request["messages"][-1]["content"]
-            (reply,) = [text for question, text in replies.items() if question in asked]
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
-            body = {"id": "x", "object": "chat.completion", "created": 0, "model": "judge", "choices": [choice]}
-            data = json.dumps(body).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    return Judge
+def _judge(replies: dict[str, str], asked: str) -> str:
+    (reply,) = [text for question, text in replies.items() if question in asked]
+    return reply
 
 
 def _reply(case: Case) -> str:
@@ -52,12 +35,11 @@ def values(checkout: Path, cases: list[Case]) -> dict[str, float | None]:
     """Return id → value. Exits when the script takes another answer than a case says."""
     import openai
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _judge({c["record"]["question"]: _reply(c) for c in cases}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    client, address = openai.OpenAI, f"http://127.0.0.1:{server.server_port}/v1"
-    openai.OpenAI = lambda **settings: client(**settings | {"base_url": address})  # type: ignore
+    replies = {case["record"]["question"]: _reply(case) for case in cases}
+    client = openai.OpenAI
     os.environ["DASHSCOPE_API_KEY"] = "none"
-    with tempfile.TemporaryDirectory() as folder:
+    with endpoint(partial(_judge, replies)) as address, tempfile.TemporaryDirectory() as folder:
+        openai.OpenAI = lambda **settings: client(**settings | {"base_url": address})  # type: ignore
         os.chdir(folder)
         Path("runs").mkdir()
         rows = [case["record"] | {"id": case["id"], "response": case["response"]} for case in cases]
@@ -68,7 +50,6 @@ def values(checkout: Path, cases: list[Case]) -> dict[str, float | None]:
             runpy.run_path(script, run_name="__main__")
         lines = Path("evals/m_cases_eval.jsonl").read_text(encoding="utf-8").split("\n")
         os.chdir(checkout)
-    server.shutdown()
     written = {row["id"]: row for row in (json.loads(line) for line in lines if line)}
     for case in cases:
         row = written[case["id"]]

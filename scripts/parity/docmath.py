@@ -14,7 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from model_replies import Case, endpoint, main
+from model_replies import endpoint
+from official_run import Case, main
 
 
 def values(checkout: Path, cases: list[Case]) -> dict[str, float]:

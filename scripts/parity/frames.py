@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest.mock import MagicMock
 
-from open_cases import Case, main
+from official_run import Case, main
 
 _ABSENT = (
     *("tqdm", "datasets", "transformers", "tiktoken", "torch", "torch.multiprocessing"),

@@ -11,7 +11,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from open_cases import Case, main
+from official_run import Case, main
 
 
 def values(checkout: Path, cases: list[Case]) -> dict[str, float | None]:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from choice_cases import Case, absent, main
+from official_run import Case, absent, main
 
 
 def values(checkout: Path, cases: list[Case]) -> dict[str, float | None]:

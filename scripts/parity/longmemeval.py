@@ -17,7 +17,8 @@ import tempfile
 from pathlib import Path
 from types import ModuleType
 
-from model_replies import Case, endpoint, main
+from model_replies import endpoint
+from official_run import Case, main
 
 TYPES = (
     "knowledge-update",

@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from choice_cases import Case, absent, main
+from official_run import Case, absent, main
 
 
 def values(checkout: Path, cases: list[Case]) -> dict[str, float | None]:

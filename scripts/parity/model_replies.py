@@ -1,28 +1,16 @@
-"""For scorers that ask a model: cases in, the model's replies from the cases, official values out.
+"""A chat endpoint for scorers that ask a model: it gives the replies that the cases name.
 
 The scorer's own program runs in a process of its own; its endpoint is a server of this process, on this machine.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
-
-Case = dict[str, Any]
-
-
-def official_cases(file: Path) -> list[Case]:
-    """Return the cases whose value is the official scorer's."""
-    cases = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    return [case for case in cases if case["source"] == "official"]
 
 
 @contextmanager
@@ -51,23 +39,3 @@ def endpoint(reply: Callable[[str], str]) -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}/v1"
     finally:
         server.shutdown()
-
-
-def main(values: Callable[[Path, list[Case]], dict[str, float]]) -> None:
-    """Run `values(checkout, cases)`, write id → value, print the digest; --check compares with the cases."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--checkout", type=Path, required=True, help="work tree of the scorer at the stated commit")
-    parser.add_argument("--cases", type=Path, required=True, help="cases.jsonl")
-    parser.add_argument("--out", type=Path, required=True, help="JSON of id → value")
-    parser.add_argument("--check", action="store_true", help="compare with the values that the cases state")
-    options = parser.parse_args()
-    cases = official_cases(options.cases)
-    found = values(options.checkout.resolve(), cases)
-    text = json.dumps(found, indent=0, sort_keys=True) + "\n"
-    options.out.write_text(text, encoding="utf-8")
-    print(f"{len(found)} cases, sha256 {hashlib.sha256(text.encode()).hexdigest()}")
-    if options.check:
-        stated = {case["id"]: case.get("official_value", case["expected"]["official"]) for case in cases}
-        if wrong := [name for name, value in stated.items() if value != found.get(name)]:
-            sys.exit(f"stated otherwise: {', '.join(wrong)}")
-        print("as stated")

@@ -1,7 +1,6 @@
 """Run MRCR's grading function on the parity cases: `_sequence_ratio` of groq/openbench, the data card's `grade`.
 
-    python scripts/parity/mrcr.py --checkout DIR --cases tests/parity/mrcr/cases.jsonl --out values.json
-    python scripts/parity/mrcr.py --checkout DIR --cases tests/parity/mrcr/cases.jsonl --check
+    python scripts/parity/mrcr.py --checkout DIR --cases tests/parity/mrcr/cases.jsonl --out F [--check]
 
 DIR is a checkout of the repository at the commit of official.json. The function is taken out of its module, which
 imports an evaluation framework that grading does not use. Needs Python alone.
@@ -13,7 +12,7 @@ import ast
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from official_values import main
+from official_run import Case, main
 
 PATH = "src/openbench/scorers/mrcr.py"
 
@@ -28,5 +27,11 @@ def scorer(checkout: Path):
     return lambda record, response: grade(response, record["answer"], record["random_string_to_prepend"])
 
 
+def values(checkout: Path, cases: list[Case]) -> dict[str, float]:
+    """Return id → value."""
+    score = scorer(checkout)
+    return {case["id"]: score(case["record"], case["response"]) for case in cases}
+
+
 if __name__ == "__main__":
-    main(__doc__, scorer)
+    main(values, indent=1)

@@ -1,7 +1,6 @@
 """Run RULER's own matching on the parity cases: `postprocess_pred`, then the task's metric of NVIDIA/RULER.
 
-    python scripts/parity/ruler.py --checkout DIR --cases tests/parity/ruler/cases.jsonl --out values.json
-    python scripts/parity/ruler.py --checkout DIR --cases tests/parity/ruler/cases.jsonl --check
+    python scripts/parity/ruler.py --checkout DIR --cases tests/parity/ruler/cases.jsonl --out F [--check]
 
 DIR is a checkout of the repository at the commit of official.json. The metric gives percent, rounded to two decimals
 over all predictions of a task; here it is given one at a time, and divided by 100. Needs Python alone.
@@ -14,7 +13,7 @@ import re
 import runpy
 from pathlib import Path
 
-from official_values import main
+from official_run import Case, main
 
 METRICS = "scripts/eval/synthetic/constants.py"
 CLEANING = "scripts/eval/evaluate.py"
@@ -44,5 +43,11 @@ def scorer(checkout: Path):
     return value
 
 
+def values(checkout: Path, cases: list[Case]) -> dict[str, float]:
+    """Return id → value."""
+    score = scorer(checkout)
+    return {case["id"]: score(case["record"], case["response"]) for case in cases}
+
+
 if __name__ == "__main__":
-    main(__doc__, scorer)
+    main(values, indent=1)

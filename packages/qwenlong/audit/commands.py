@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -72,44 +72,23 @@ def verify(
 
 
 @app.command("plan")
-def plan(config: ConfigFile, as_json: AsJson = False) -> None:
-    """List the RL stages of a configuration with their sizes; rollout tokens are upper bounds, not estimates."""
+def plan(
+    config: ConfigFile,
+    cluster: Annotated[Path | None, typer.Option(help="YAML: gpus, cores, speed, gpu_memory_gb, disk_gb")] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, max=1_000_000, help="GPUs; default: those of training")] = None,
+    results: Annotated[Path | None, typer.Option(help="results folder: what was measured beside the plan")] = None,
+    assumptions: Annotated[Path | None, typer.Option(help="YAML that replaces or adds assumptions")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what a run costs before it is paid for: GPU-hours, tokens, calls, disk and wall time, with sources."""
+    from qwenlong.audit.planning import printing, report
+    from qwenlong.audit.planning.cluster import Cluster, read
     from qwenlong.core.config_files import load
+    from qwenlong.core.errors import UsageError
 
     with reported():
-        rows = _plan(load(config))
-        if as_json:
-            typer.echo(json.dumps(rows))
-            return
-        lines = [list(rows[0]), *([f"{v:,}" if isinstance(v, int) else v for v in row.values()] for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for line in lines:
-            padded = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-            typer.echo("  ".join([line[0].ljust(widths[0]), line[1].ljust(widths[1]), *padded[2:]]))
-
-
-def _plan(config: Any) -> list[dict[str, Any]]:
-    from qwenlong.core.config import PARENTS, RL_STAGES, AblationRow
-
-    def row(name: str, parent: str, stage: Any) -> dict[str, Any]:
-        rollouts = stage.steps * stage.batch_prompts * stage.group_size
-        output = stage.max_output_tokens
-        if stage.memory is not None:
-            # Every chunk costs an update, the last turn the answer.
-            chunks = -(-min(stage.memory.max_document_tokens, stage.max_input_tokens) // stage.memory.chunk_tokens)
-            output = chunks * stage.memory.memory_tokens + stage.memory.answer_tokens
-        return {
-            "stage": name,
-            "from": parent,
-            "max input": stage.max_input_tokens,
-            "max output": output,
-            "steps": stage.steps,
-            "prompts": stage.batch_prompts,
-            "group": stage.group_size,
-            "rollouts": rollouts,
-            "rollout tokens at most": rollouts * output,
-        }
-
-    rows = [row(name, PARENTS[name], config.stage(name)) for name in RL_STAGES]
-    named = [entry.name for entry in config.ablations.rows if isinstance(entry, AblationRow)]
-    return rows + [row(f"ablation {name}", "base", config.ablation(name)) for name in named]
+        if cluster is not None and gpus is not None:
+            raise UsageError("--cluster and --gpus both name a number of GPUs; give one of them")
+        wanted = read(cluster) if cluster is not None else Cluster(gpus=gpus)
+        value = report.build(load(config), wanted, assumptions=assumptions, results=results)
+        typer.echo(json.dumps(value, ensure_ascii=False) if as_json else printing.render(value))

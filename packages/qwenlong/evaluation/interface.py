@@ -122,7 +122,7 @@ class Benchmark(ABC):
         """
 
     def configured(self, settings: EvaluationConfig) -> Benchmark:
-        """Return the benchmark as the configuration wants it run; most depend on nothing in it."""
+        """Return the benchmark as the configuration wants it run and scored; most depend on nothing in it."""
         return self
 
     async def prepare(

@@ -22,14 +22,14 @@ def merge(
     """
     whole = shards.merged(folders)
     run, first = whole.run, whole.first
-    benchmark = find(run["benchmark"])
+    settings = config or Config()
+    benchmark = find(run["benchmark"]).configured(settings.evaluation)
     source = data if data is not None else Path(first["data_path"])
     if not source.exists():
         raise DataError(f"{source}, which the shards read, is not here; give its copy with --data")
     if digest_path(source) != run["data"]["digest"]:
         raise DataError(f"{source} is not what the shards read (another digest); give that with --data")
     documents = None if first["documents_path"] is None else Path(first["documents_path"])
-    settings = config or Config()
     settings = settings.model_copy(
         update={
             "run": settings.run.model_copy(update={"seed": run["settings"]["seed"]}),

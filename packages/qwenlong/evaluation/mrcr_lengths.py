@@ -11,8 +11,8 @@ from qwenlong.core.tokens import Tokenizer
 
 #: Borders of the published bins. The first bin is closed, each later one leaves out its lower border.
 BORDERS = tuple(4096 * 2**power for power in range(9))
-#: Names what counts tokens.
-VARIABLE = "QWENLONG_MRCR_TOKENS"
+#: The setting that names what counts tokens.
+SETTING = "evaluation.mrcr_tokens"
 #: Characters a token where o200k cannot be had. [assumed]
 CHARS_PER_TOKEN = 4
 #: Under this name tiktoken stores the ranks of o200k_base in its cache.
@@ -38,15 +38,13 @@ def within(tokens: int, low: int, high: int) -> bool:
     return low < tokens <= high
 
 
-def counter() -> tuple[CountTexts, str]:
+def counter(name: str = "auto") -> tuple[CountTexts, str]:
     """Return how texts are counted, and the sentence that says so.
 
-    The environment variable QWENLONG_MRCR_TOKENS is "o200k", "chars" (a fourth of the characters), a folder with a
-    tokenizer.json, or "auto", the default: o200k where tiktoken and its stored ranks are here, else "chars". A run and
-    its scoring need the same one. Nothing is downloaded but by "o200k".
-    Raises ConfigError naming the variable for another value or missing parts.
+    `name` is "o200k", "chars" (a fourth of the characters), a folder with a tokenizer.json, or "auto": o200k where
+    tiktoken and its stored ranks are here, else "chars". A run and its scoring need the same one. Nothing is downloaded
+    but by "o200k". Raises ConfigError naming the setting for another value or missing parts.
     """
-    name = os.environ.get(VARIABLE, "auto")
     if name == "o200k" or (name == "auto" and _stored()):
         return _o200k(), "lengths are o200k tokens, as published"
     if name in ("auto", "chars"):
@@ -54,7 +52,7 @@ def counter() -> tuple[CountTexts, str]:
     if (Path(name) / "tokenizer.json").is_file():
         tokenizer = Tokenizer(name)
         return tokenizer.count_batch, f"lengths are tokens of {tokenizer.digest}, not the published o200k tokens"
-    raise ConfigError(f"{VARIABLE} = {name!r}: give auto, o200k, chars, or a folder that holds a tokenizer.json")
+    raise ConfigError(f"{SETTING} = {name!r}: give auto, o200k, chars, or a folder that holds a tokenizer.json")
 
 
 def _characters(texts: list[str]) -> list[int]:
@@ -79,10 +77,10 @@ def _o200k() -> CountTexts:
 
         encoding = tiktoken.get_encoding("o200k_base")
     except ImportError as error:
-        raise ConfigError(f"{VARIABLE} = 'o200k' needs tiktoken; pip install tiktoken") from error
+        raise ConfigError(f"{SETTING} = 'o200k' needs tiktoken; pip install tiktoken") from error
     except Exception as error:  # Whatever its download meets.
         raise ConfigError(
-            f"{VARIABLE} = 'o200k': tiktoken has no ranks ({error}); put o200k_base.tiktoken into "
+            f"{SETTING} = 'o200k': tiktoken has no ranks ({error}); put o200k_base.tiktoken into "
             f"TIKTOKEN_CACHE_DIR under the name {_STORED}, or set it to chars"
         ) from error
     return lambda texts: [len(ids) for ids in encoding.encode_ordinary_batch(texts)]

@@ -34,7 +34,9 @@ def score(
     judge_api_key_env: Annotated[str | None, typer.Option(help="environment variable that holds its key")] = None,
     no_judge: Annotated[bool, typer.Option("--no-judge", help="score by the rules alone")] = False,
     judgements: Annotated[Path | None, typer.Option(help="judgements.jsonl: what a judge said before")] = None,
-    config: Annotated[Path | None, typer.Option(help="configuration file; its llm.evaluation_judge is asked")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="the run's configuration; its llm.evaluation_judge is asked")
+    ] = None,
     state: Annotated[Path | None, typer.Option(help="folder for resuming; default: <results>/state/judge")] = None,
     seed: Annotated[int | None, typer.Option(help="seed of the bootstrap; default: run.seed")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
@@ -45,8 +47,8 @@ def score(
     from qwenlong.evaluation.registry import find
 
     with reported():
-        chosen = find(benchmark)
         settings = load(config) if config is not None else Config()
+        chosen = find(benchmark).configured(settings.evaluation)
         given = [judge_url is not None or judge_model is not None, no_judge, judgements is not None]
         if sum(given) > 1:
             raise UsageError("--judge-url, --no-judge and --judgements exclude each other; give one of them")

@@ -1,4 +1,4 @@
-"""The report, the verification of digests and the plan, as a user calls them."""
+"""The report and the verification of digests, as a user calls them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import shutil
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from qwenlong.audit.commands import app
@@ -138,19 +137,3 @@ def test_nothing_to_verify_is_an_error(tmp_path: Path) -> None:
     """A folder without sidecars is not a verified one."""
     done = RUN.invoke(app, ["verify", str(tmp_path)])
     assert done.exit_code == 1 and "no provenance files" in done.output
-
-
-@pytest.mark.parametrize("as_json", [False, True])
-def test_the_plan_lists_stages_and_sizes(tmp_path: Path, as_json: bool) -> None:
-    """Rollouts are steps × prompts × group; memory RL counts every turn's output."""
-    config = configuration(tmp_path, tmp_path)
-    done = RUN.invoke(app, ["plan", "--config", str(config), *(["--json"] if as_json else [])])
-    assert done.exit_code == 0
-    if not as_json:
-        assert len(done.stdout.splitlines()) == 9 and "ablation grpo" in done.stdout
-        return
-    rows = {row["stage"]: row for row in json.loads(done.stdout)}
-    assert rows["rl_1"]["rollouts"] == 100 * 128 * 8 and rows["rl_1"]["from"] == "base"
-    assert rows["rl_1"]["rollout tokens at most"] == 100 * 128 * 8 * 12000
-    # One chunk of 20,000 tokens at the default input limit: one update of 15,000, one answer of 12,000.
-    assert rows["memory_rl"]["max output"] == 15000 + 12000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,10 @@ def test_what_the_harness_would_compute_is_seen(message: str, told: bool) -> Non
 
 
 def test_an_environment_without_the_harness_is_refused(tmp_path: Path) -> None:
+    """Before anything is asked; scoring needs no harness."""
+    benchmark = find("bfcl_v4_memory_kv").configured(EvaluationConfig(bfcl_environment=str(tmp_path)))
     with pytest.raises(UsageError, match=r"bfcl_environment = .*scripts/bfcl_env\.sh install"):
-        find("bfcl_v4_memory_kv").configured(EvaluationConfig(bfcl_environment=str(tmp_path)))
+        asyncio.run(benchmark.prepare([], NotImplemented, NotImplemented, 1000, 100))
 
 
 def test_without_an_environment_nothing_changes() -> None:

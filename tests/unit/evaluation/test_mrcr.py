@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from needle_helpers import NANO, dialogues, tokenizer
 
+from qwenlong.core.config import EvaluationConfig
 from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.files import write_jsonl
 from qwenlong.evaluation.benchmarks.mrcr import MrcrItem, answer_part
@@ -155,23 +156,21 @@ def test_a_system_message_stays() -> None:
 
 
 def test_flat_prompts_and_the_memory_agent(
-    items: list[MrcrItem], records: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    items: list[MrcrItem], records: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     messages = json.loads(records[0]["prompt"])
     question, instruction, text = items[0].problem()
     assert question == messages[-1]["content"] and instruction == ""
     assert text.startswith(f"User:\n{messages[0]['content']}\n\nAssistant:\n{messages[1]['content']}\n\nUser:")
-    monkeypatch.setenv("QWENLONG_MRCR_RENDER", "flat")
     write_jsonl(tmp_path / "m.jsonl", records)
-    flat = find("mrcr").load(tmp_path / "m.jsonl", None)[0]
+    benchmark = find("mrcr").configured(EvaluationConfig(mrcr_render="flat"))
+    flat = benchmark.load(tmp_path / "m.jsonl", None)[0]
     (one,) = flat.messages(tokenizer(), 100_000)
     assert one == {"role": "user", "content": f"{text}\n\nUser:\n{question}"}
     (short,) = flat.messages(tokenizer(), 500)
     assert short["content"].endswith(question) and tokenizer().count_chat([short]) <= 500
-    assert "MRCR prompts are one user message with the chat as text" in find("mrcr").assumptions()
-    monkeypatch.setenv("QWENLONG_MRCR_RENDER", "pretty")
-    with pytest.raises(ConfigError, match="QWENLONG_MRCR_RENDER = 'pretty'"):
-        find("mrcr").load(tmp_path / "m.jsonl", None)
+    assert "MRCR prompts are one user message with the chat as text" in benchmark.assumptions()
+    assert find("mrcr").configured(EvaluationConfig()).load(tmp_path / "m.jsonl", None)[0] == items[0]
 
 
 def test_bins_are_the_published_ones() -> None:
@@ -209,18 +208,17 @@ def test_subsets_go_by_length_and_keep_the_record_numbers(tmp_path: Path) -> Non
     assert found["mrcr_512k_1m"] == [("4", ("524288-1048576",))]
     assert {item.group for item in find("mrcr").load(tmp_path / "m.jsonl", None)} == set(find("mrcr").groups)
     write_jsonl(tmp_path / "short.jsonl", [_record(5000)])
-    with pytest.raises(DataError, match=r"holds no item of more than 524288 .* set QWENLONG_MRCR_TOKENS"):
+    with pytest.raises(DataError, match=r"holds no item of more than 524288 .* set evaluation.mrcr_tokens"):
         find("mrcr_512k_1m").load(tmp_path / "short.jsonl", None)
 
 
-def test_lengths_by_a_tokenizer_are_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QWENLONG_MRCR_TOKENS", str(NANO))
-    count, said = counter()
+def test_lengths_by_a_tokenizer_are_a_setting() -> None:
+    count, said = counter(str(NANO))
     assert count(["a b c"]) == [tokenizer().count("a b c")] and "not the published o200k" in said
     assert any("not the published o200k" in line for line in find("mrcr_0_128k").assumptions())
-    monkeypatch.setenv("QWENLONG_MRCR_TOKENS", "gpt-9")
-    with pytest.raises(ConfigError, match="QWENLONG_MRCR_TOKENS = 'gpt-9'"):
-        counter()
+    benchmark = find("mrcr_0_128k").configured(EvaluationConfig(mrcr_tokens="gpt-9"))
+    with pytest.raises(ConfigError, match=r"evaluation\.mrcr_tokens = 'gpt-9'"):
+        benchmark.assumptions()
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,11 @@ class EvaluationConfig(Section):
     """Benchmarks run full-context on every checkpoint."""
     agent_benchmarks: tuple[str, ...] = ("heldout_long",)
     """Benchmarks run through the memory agent on every checkpoint but naive_grpo."""
+    mrcr_tokens: str = "auto"
+    """What counts the lengths of MRCR's items, by which its subsets are made: `auto` (o200k where tiktoken and its
+    ranks are stored, else characters / 4), `o200k`, `chars`, or a folder with a tokenizer.json. [assumed]"""
+    mrcr_render: Literal["chat", "flat"] = "chat"
+    """How MRCR's chats are shown: as their own messages, or as text in one message. [assumed]"""
     bfcl_environment: str = ""
     """Folder of the environment with the official harness of BFCL (scripts/bfcl_env.sh); its prompts, memories and loop
     are then used, as for the paper's numbers. Empty: the project's own. [assumed: prompted mode]"""

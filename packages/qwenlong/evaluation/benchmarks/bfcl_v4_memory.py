@@ -127,12 +127,8 @@ class Memory(Benchmark):
         return (f"the project's own prompts and loop, not those of the official harness{similar}",)
 
     def configured(self, settings: EvaluationConfig) -> Memory:
-        """Return the benchmark with the harness that is wanted. Raises UsageError where it is not."""
-        if not settings.bfcl_environment:
-            return self
-        environment = Path(settings.bfcl_environment)
-        official.interpreter(environment)
-        return replace(self, environment=environment)
+        """Return the benchmark with the harness that is wanted; whether it is there is seen when it is run."""
+        return replace(self, environment=Path(settings.bfcl_environment)) if settings.bfcl_environment else self
 
     async def prepare(
         self, items: Sequence[Item], asking: Asking, tokenizer: Tokenizer, max_tokens: int, answer_tokens: int

@@ -3,20 +3,20 @@
 Rule `ratio`, the same as `official`: 0 unless the response starts with the random string; otherwise difflib's ratio
 of response and answer without it. Only what follows the thinking counts; white space right behind it does not.
 The paper does not say how its subsets are bounded: they are unions of the published bins, 128K = 131072 [assumed].
-The environment variable QWENLONG_MRCR_RENDER = flat shows the chat as text in one message; default: chat [assumed].
+`evaluation.mrcr_tokens` names what counts their tokens, `evaluation.mrcr_render` how the chat is shown.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import field_validator
 
-from qwenlong.core.errors import ConfigError, DataError
+from qwenlong.core.config import EvaluationConfig
+from qwenlong.core.errors import DataError
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.evaluation import chats, mrcr_lengths
 from qwenlong.evaluation.interface import Benchmark, Item
@@ -66,14 +66,6 @@ def answer_part(response: str) -> str | None:
     return text + response[len(end) :] if end.endswith(text) else text
 
 
-def _render() -> str:
-    """Return how chats are shown. Raises ConfigError naming the variable when it is neither."""
-    value = os.environ.get("QWENLONG_MRCR_RENDER", "chat")
-    if value not in ("chat", "flat"):
-        raise ConfigError(f"QWENLONG_MRCR_RENDER = {value!r}: give chat or flat")
-    return value
-
-
 @dataclass(frozen=True)
 class MrcrItem(Item):
     """One chat; `group` is its number of needles, `slices` its bin."""
@@ -121,19 +113,26 @@ class Mrcr(Benchmark):
 
     low: int = 0
     high: int = 0
+    tokens: str = "auto"
+    """What counts tokens; see mrcr_lengths.counter."""
+    render: str = "chat"
+    """How a chat is shown: chat or flat."""
+
+    def configured(self, settings: EvaluationConfig) -> Mrcr:
+        """Return the benchmark as the settings have it."""
+        return replace(self, tokens=settings.mrcr_tokens, render=settings.mrcr_render)
 
     def assumptions(self) -> tuple[str, ...]:
         """Return what a result rests on that the paper does not say."""
-        _, said = mrcr_lengths.counter()
-        rendered = "one user message with the chat as text" if _render() == "flat" else "the chat's own messages"
+        _, said = mrcr_lengths.counter(self.tokens)
+        rendered = "one user message with the chat as text" if self.render == "flat" else "the chat's own messages"
         bounds = (f"{self.name} has items of more than {self.low} and at most {self.high} tokens",) if self.high else ()
         return (f"MRCR {said}", *bounds, f"MRCR prompts are {rendered}")
 
     def load(self, examples: Path, documents: Path | None) -> Sequence[MrcrItem]:
         """Read the published file; an item's id is its record's number in it from 0. Raises DataError."""
         records = read_records(examples, Record)
-        count, said = mrcr_lengths.counter()
-        render = _render()
+        count, said = mrcr_lengths.counter(self.tokens)
         found = []
         for number, record in enumerate(records):
             contents = [message["content"] for message in json.loads(record.prompt)]
@@ -149,13 +148,13 @@ class Mrcr(Benchmark):
                     record.answer,
                     record.random_string_to_prepend,
                     (name,) if name else (),
-                    render,
+                    self.render,
                 )
             )
         if not found:
             raise DataError(
                 f"{examples} holds no item of more than {self.low} and at most {self.high} tokens ({said}); "
-                f"give the file of another length, or set {mrcr_lengths.VARIABLE}"
+                f"give the file of another length, or set {mrcr_lengths.SETTING}"
             )
         return distinct(found, examples)
 
