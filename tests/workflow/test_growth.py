@@ -56,7 +56,9 @@ def project(tmp_path: Path, root: Path) -> Path:
 
 def run(project: Path, light: str, *options: str) -> tuple[int, list[str], str]:
     file = project / "config.yaml"
-    file.write_text(f"run: {{name: growth, results: {project}/results}}\nresources: {{light: {{{light}}}}}\n")
+    corpus = f"corpus: {{registry: {Path(__file__).parents[2]}/data/sources.csv}}"
+    sections = (f"run: {{name: growth, results: {project}/results}}", corpus, f"resources: {{light: {{{light}}}}}")
+    file.write_text("\n".join(sections) + "\n")
     words = ["--cores", "1", "--configfile", str(file), *options, "--", "fed"]
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", *words], cwd=project, capture_output=True, text=True, env=dict(os.environ)
