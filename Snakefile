@@ -19,7 +19,8 @@ processes.protect(workflow, R)
 # Commands find the resolved configuration here. It is not a parameter: only the sections that a rule reads rerun it.
 shell.prefix(
     # Threads that spin while they wait cost a busy machine more than the work itself.
-    f"set -euo pipefail; export OMP_WAIT_POLICY=PASSIVE QWENLONG_CONFIG={shlex.quote(RESOLVED)}"
+    # A scheduler sends SIGTERM to this shell, too: it waits for the command, which saves what it can.
+    f"set -euo pipefail; trap : TERM; export OMP_WAIT_POLICY=PASSIVE QWENLONG_CONFIG={shlex.quote(RESOLVED)}"
     f" PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 )
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "serve": ("qwenlong.serving.commands", "serve", "Serve models to the run: replicas behind one address."),
     "audit": ("qwenlong.audit.commands", "app", "Report, tables and checks of the claims."),
     "config": ("qwenlong.core.commands", "config_app", "Check, print and describe configurations."),
+    "track": ("qwenlong.core.tracking_commands", "app", "Upload what an MLflow server that was down has missed."),
     "pipeline": ("qwenlong.core.commands", "pipeline_app", "Begin and end the MLflow run of a pipeline."),
 }
 

@@ -23,6 +23,7 @@ for row in ROWS:
             f"{R}/logs/ablations/{row}-train.log",
         benchmark:
             f"{R}/benchmarks/ablations/{row}-train.tsv"
+        retries: tries("train")
         threads: cpus("train")
         resources:
             **need("train"),
@@ -53,6 +54,7 @@ rule convert_ablation:
         f"{R}/benchmarks/ablations/{{row}}-convert.tsv"
     wildcard_constraints:
         row="|".join(ROWS) or "$none",
+    retries: tries("merge")
     threads: cpus("merge")
     resources:
         **need("merge"),
@@ -76,6 +78,7 @@ rule merge_ablation:
         f"{R}/benchmarks/ablations/{{row}}-merge.tsv"
     wildcard_constraints:
         row="|".join(MERGES) or "$none",
+    retries: tries("merge")
     threads: cpus("merge")
     resources:
         **need("merge"),

@@ -33,6 +33,7 @@ rule audit:
         f"{R}/logs/audit.log",
     benchmark:
         f"{R}/benchmarks/audit.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),

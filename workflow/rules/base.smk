@@ -16,6 +16,7 @@ rule base:
         f"{R}/logs/base.log",
     benchmark:
         f"{R}/benchmarks/base.tsv"
+    retries: tries("generate")
     threads: cpus("train")
     resources:
         **need("generate"),

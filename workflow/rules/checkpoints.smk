@@ -18,6 +18,7 @@ for stage in RL_STAGES:
             f"{R}/logs/convert/{stage}.log",
         benchmark:
             f"{R}/benchmarks/convert/{stage}.tsv"
+        retries: tries("merge")
         threads: cpus("merge")
         resources:
             **need("merge"),
@@ -38,6 +39,7 @@ rule sce_merge:
         f"{R}/logs/sce_merge.log",
     benchmark:
         f"{R}/benchmarks/sce_merge.tsv"
+    retries: tries("merge")
     threads: cpus("merge")
     resources:
         **need("merge"),

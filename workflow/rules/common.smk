@@ -114,7 +114,10 @@ def wants(kind):
 def need(kind):
     """Return the resources of a kind of work, under the names that Snakemake and its Slurm executor know."""
     wanted = wants(kind)
-    resources = {"mem_mb": wanted.memory_mb, "runtime": wanted.runtime_minutes}
+    resources = {
+        "mem_mb": lambda wildcards, attempt: wanted.memory_of(attempt),
+        "runtime": lambda wildcards, attempt: wanted.minutes_of(attempt),
+    }
     if wanted.nodes > 1:
         resources["nodes"] = wanted.nodes
     if wanted.gpus:
@@ -122,6 +125,11 @@ def need(kind):
     if wanted.partition:
         resources["slurm_partition"] = wanted.partition
     return resources
+
+
+def tries(kind):
+    """Return how often a kind of work is tried anew, with grown resources; none: as the profile says."""
+    return wants(kind).retries
 
 
 def cpus(kind):
@@ -230,7 +238,7 @@ OWN = ("heldout", "heldout_long")
 KNOWN = {*OWN, *layout.BENCHMARKS, *BENCHMARKS}
 
 try:
-    RUN = load_run()
+    RUN = config_files.without_password(load_run())
     SOURCES = {source.name: source for source in packages(RUN.corpus)}
     # Folders, and data sets that lie on this machine; those of the hub are pinned by their revision.
     LOCAL = [folder.path for folder in RUN.corpus.folders]

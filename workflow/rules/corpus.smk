@@ -15,6 +15,7 @@ rule fetch:
         f"{R}/benchmarks/fetch/{{source}}.tsv"
     wildcard_constraints:
         source="|".join(FETCHED),
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
@@ -41,6 +42,7 @@ rule corpus:
         f"{R}/logs/corpus.log",
     benchmark:
         f"{R}/benchmarks/corpus.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),

@@ -30,6 +30,7 @@ rule data_card:
         f"{R}/logs/data_card.log",
     benchmark:
         f"{R}/benchmarks/data_card.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),

@@ -18,6 +18,7 @@ rule fetch_benchmark:
         f"{R}/benchmarks/fetch/benchmark-{{published}}.tsv"
     wildcard_constraints:
         published="|".join(sorted({published_as(name) for name in KNOWN - {*OWN}})),
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
@@ -47,6 +48,7 @@ rule evaluate_full:
     wildcard_constraints:
         model="|".join(MODELS),
         benchmark="|".join(FULL),
+    retries: tries(ASKING)
     threads: cpus(ASKING)
     resources:
         **need(ASKING),
@@ -94,6 +96,7 @@ rule score_evaluation:
     wildcard_constraints:
         model="|".join(MODELS),
         benchmark="|".join([*FULL, *AGENT]),
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
@@ -122,6 +125,7 @@ rule paper_table:
         f"{R}/benchmarks/tables/{{table}}.tsv"
     wildcard_constraints:
         table="|".join(layout.TABLES),
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),

@@ -27,6 +27,7 @@ if RUN.synthesis.mase.enabled:
             f"{R}/logs/mase.log",
         benchmark:
             f"{R}/benchmarks/mase.tsv"
+        retries: tries("light")
         threads: cpus("light")
         resources:
             **need("light"),
@@ -67,6 +68,7 @@ if RUN.synthesis.extract.enabled:
             f"{R}/logs/extract.log",
         benchmark:
             f"{R}/benchmarks/extract.tsv"
+        retries: tries("light")
         threads: cpus("light")
         resources:
             **need("light"),
@@ -100,6 +102,7 @@ if RUN.synthesis.nl2sql.enabled:
             f"{R}/logs/nl2sql.log",
         benchmark:
             f"{R}/benchmarks/nl2sql.tsv"
+        retries: tries("light")
         threads: cpus("light")
         resources:
             **need("light"),

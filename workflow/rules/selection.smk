@@ -19,6 +19,7 @@ rule verification:
         f"{R}/logs/verification.log",
     benchmark:
         f"{R}/benchmarks/verification.tsv"
+    retries: tries("select")
     threads: cpus("select")
     resources:
         **need("select"),
@@ -56,6 +57,7 @@ rule difficulty:
         f"{R}/logs/difficulty.log",
     benchmark:
         f"{R}/benchmarks/difficulty.tsv"
+    retries: tries("select")
     threads: cpus("select")
     resources:
         **need("select"),
@@ -86,6 +88,7 @@ rule bins:
         f"{R}/logs/bins.log",
     benchmark:
         f"{R}/benchmarks/bins.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
@@ -114,6 +117,7 @@ for stage in SCORED_STAGES:
             f"{R}/logs/score_{stage[-1]}.log",
         benchmark:
             f"{R}/benchmarks/score_{stage[-1]}.tsv"
+        retries: tries("select")
         threads: cpus("select")
         resources:
             **need("select"),

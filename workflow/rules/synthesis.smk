@@ -17,6 +17,7 @@ rule tokenizer:
         f"{R}/logs/tokenizer.log",
     benchmark:
         f"{R}/benchmarks/tokenizer.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),
@@ -56,6 +57,7 @@ rule synthesis:
         f"{R}/logs/synthesis.log",
     benchmark:
         f"{R}/benchmarks/synthesis.tsv"
+    retries: tries("light")
     threads: cpus("light")
     resources:
         **need("light"),

@@ -27,6 +27,7 @@ for stage in RL_STAGES:
             f"{R}/logs/{stage}.log",
         benchmark:
             f"{R}/benchmarks/{stage}.tsv"
+        retries: tries("train")
         threads: cpus("train")
         resources:
             **need("train"),

@@ -128,6 +128,27 @@ def dump(config: Config) -> str:
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120))
 
 
+#: Where an address with a password stands for the processes of a run.
+ADDRESS = "QWENLONG_TRACKING_URI"
+
+
+def without_password(config: Config) -> Config:
+    """Return the configuration with a tracking address that holds a password moved to the environment.
+
+    What a run read is kept beside its results and handed to its jobs; the environment goes with them, too.
+    """
+    import os
+
+    from qwenlong.core.logs import redact_text
+
+    uri = config.tracking.uri
+    if not uri or redact_text(uri) == uri:
+        return config
+    os.environ[ADDRESS] = uri
+    tracking = config.tracking.model_copy(update={"uri": None, "uri_env": ADDRESS})
+    return config.model_copy(update={"tracking": tracking})
+
+
 def schema() -> str:
     """Return the JSON schema of the configuration, as text."""
     return dump_json(Config.model_json_schema())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -9,10 +11,12 @@ import json
 import os
 import socket
 import sys
+import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qwenlong.core.errors import QwenlongError
 
@@ -60,14 +64,35 @@ class Identity:
         assert found is not None
         return found
 
+    def here(self) -> bool:
+        """Tell whether it is a process of this boot and this process's namespace, which alone can be looked up."""
+        own = Identity.of(os.getpid())
+        return own is not None and own.start.partition("@")[2] == self.start.partition("@")[2]
+
     def alive(self) -> bool:
         """Tell whether this very process still runs."""
         return Identity.of(self.pid) == self
 
+    def where(self, name: str | None) -> Literal["alive", "dead", "elsewhere"]:
+        """Tell what can be known of a process recorded on the machine of that name.
+
+        Of another machine, or another container of this one, nothing can: a pid there means nothing here. A process
+        from before this machine's last start is dead.
+        """
+        if name != host():
+            return "elsewhere"
+        boot, _, space = self.start.partition("@")[2].partition(".")
+        own_boot, _, own_space = Identity.own().start.partition("@")[2].partition(".")
+        if boot == own_boot and space != own_space:
+            return "elsewhere"
+        return "alive" if self.alive() else "dead"
+
 
 def _boot() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        # Containers of one machine share its boot, not its process ids.
+        return f"{boot}.{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return "boot"
 
@@ -128,10 +153,11 @@ def lock(path: str | Path, what: str, on: str | Path, **note: str) -> None:
             os.close(descriptor)
             raise
         # A file system without locks (some cluster mounts): the record is all there is.
-        if not unsupported or _holder_lives(holder):
+        if not unsupported or _holder_lives(holder, file):
             os.close(descriptor)
             raise _refusal(what, holder, on) from None
         print(f"warning: {file.parent} has no file locks; start one {what} at a time", file=sys.stderr)
+        _beat(file, descriptor)
     own = Identity.own()
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     record = {"pid": own.pid, "start": own.start, "since": since, "host": host(), **note}
@@ -160,10 +186,34 @@ def _holder(descriptor: int) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _holder_lives(holder: dict[str, Any]) -> bool:
-    if holder.get("host") != host() or not isinstance(holder.get("pid"), int):
+#: Seconds between two signs of life of a holder on a file system without locks, and after how many it counts as dead.
+BEAT, SILENT = 20.0, 180.0
+
+
+def _beat(file: Path, descriptor: int) -> None:
+    """Renew the file's time while this process lives, for those on other machines; leave no record at its end."""
+
+    def beat() -> None:
+        while True:
+            time.sleep(BEAT)
+            with contextlib.suppress(OSError):
+                os.utime(file)
+
+    threading.Thread(target=beat, name="qwenlong-lock", daemon=True).start()
+    atexit.register(os.ftruncate, descriptor, 0)
+
+
+def _holder_lives(holder: dict[str, Any], file: Path) -> bool:
+    if not isinstance(holder.get("pid"), int):
         return False
-    return Identity(holder["pid"], str(holder.get("start"))).alive()
+    where = Identity(holder["pid"], str(holder.get("start"))).where(holder.get("host"))
+    return where == "alive" or (where == "elsewhere" and _age(file) < SILENT)
+
+
+def _age(file: Path) -> float:
+    """Return how long ago a file was written, by the clock of its own file system: machines' clocks differ."""
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".clock-") as now:
+        return os.fstat(now.fileno()).st_mtime - file.stat().st_mtime
 
 
 def _refusal(what: str, holder: dict[str, Any], on: str | Path) -> QwenlongError:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qwenlong.core import slurm
 from qwenlong.core.errors import QwenlongError
 from qwenlong.core.files import remove_partials, write_json
 from qwenlong.core.logs import command_line
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 __all__ = [
     "VARIABLE",
     "Identity",
+    "end_late",
     "end_survivors",
+    "end_within",
     "guard",
     "host",
     "join",
@@ -51,11 +54,36 @@ LEASES, BEAT = "services/*/leases/*.job.json", 15.0
 WATCH = 2.0
 
 
+#: Seconds that a command has between SIGTERM and its end, by whatever means; none: as long as it takes.
+_deadline: float | None = None
+
+
+def end_within(seconds: float) -> None:
+    """Let SIGTERM end this process after at most so many seconds, though threads or locks hold it up.
+
+    Nothing is lost by it that a kill would not lose: files are whole or absent.
+    """
+    global _deadline
+    _deadline = seconds
+
+
+def end_late(seconds: float) -> None:
+    """End this process in so many seconds, if it still runs then."""
+
+    def end() -> None:
+        print(f"still busy {seconds:.0f} s after it was told to end: ended", file=sys.stderr, flush=True)
+        os._exit(143)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
 @contextlib.contextmanager
 def terminate_as_exit() -> Iterator[None]:
     """Turn SIGTERM into SystemExit(143) in the main thread, so that `finally` runs; a second SIGTERM is ignored.
 
-    Another handler that is already there (Ray's, a server's) is kept.
+    Another handler that is already there (Ray's, a server's) is kept. See `end_within`.
     """
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
@@ -63,6 +91,8 @@ def terminate_as_exit() -> Iterator[None]:
 
     def handler(number: int, frame: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if _deadline is not None:
+            end_late(_deadline)
         raise SystemExit(143)
 
     signal.signal(signal.SIGTERM, handler)
@@ -89,10 +119,11 @@ def register(results: str | Path, name: str) -> Iterator[None]:
         "name": name,
         "host": host(),
         "command": command_line(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_job": slurm.own_job(),
         "descendants": [],
     }
-    watch = _Watch(Path(results) / "state" / "processes" / f"{own.pid}.json", record)
+    # Machines that share the folder count their processes alike.
+    watch = _Watch(Path(results) / "state" / "processes" / f"{host()}-{own.pid}.json", record)
     with terminate_as_exit():
         try:
             watch.start()
@@ -186,7 +217,9 @@ def survivors(results: str | Path) -> list[psutil.Process]:
             if identity is None or process.pid in spared:
                 continue
             dead = identity in recorded
-            if not dead and (found_mark := parse_mark(process.environ().get(VARIABLE))) and found_mark[0] == digest:
+            found_mark = None if dead else parse_mark(process.environ().get(VARIABLE))
+            # A mark from elsewhere (a Slurm job's, of the snakemake on the login node) says nothing of who lives there.
+            if found_mark and found_mark[0] == digest and found_mark[1].here():
                 dead = not alive.setdefault(found_mark[1], found_mark[1].alive())
             if dead:
                 found[process.pid] = process
@@ -198,7 +231,7 @@ def _recorded(folder: Path) -> Iterator[Identity]:
     """Yield what commands whose run is dead have recorded: themselves and their descendants."""
     for _, record in _records(folder):
         with contextlib.suppress(KeyError, TypeError, ValueError):
-            if record["host"] == host() and not Identity(*record["owner"]).alive():
+            if Identity(*record["owner"]).where(record["host"]) == "dead":
                 yield Identity(record["pid"], record["start"])
                 yield from (Identity(*pair) for pair in record["descendants"])
 
@@ -266,22 +299,27 @@ def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _registered(folder: Path) -> dict[int, str]:
     names = {}
     for _, record in _records(folder):
-        if record.get("host") == host() and Identity(record["pid"], str(record.get("start"))).alive():
+        if Identity(record["pid"], str(record.get("start"))).where(record.get("host")) == "alive":
             names[record["pid"]] = str(record.get("name"))
     return names
 
 
 def _clean_register(folder: Path) -> None:
+    """Remove records of processes that have ended; of those elsewhere Slurm may know."""
+    jobs = slurm.Jobs()
     for file, record in _records(folder):
-        if record.get("host") != host():
-            job = f", Slurm job {record['slurm_job']}" if record.get("slurm_job") else ""
+        where = Identity(record["pid"], str(record.get("start"))).where(record.get("host"))
+        job = str(record.get("slurm_job") or "")
+        if where == "dead" or (where == "elsewhere" and jobs.ended(job)):
+            file.unlink(missing_ok=True)
+        elif where == "elsewhere":
+            number = job.partition(".")[0]
+            named = f", Slurm job {number}" if number else ""
             print(
-                f"warning: {record.get('name')} may still run on {record.get('host')} (pid {record['pid']}{job}); "
-                f"if it does, stop it; if not, remove {file}",
+                f"warning: {record.get('name')} may still run on {record.get('host')} (pid {record['pid']}{named}); "
+                f"if it does, stop it{f' (scancel {number})' if number else ''}; if not, remove {file}",
                 file=sys.stderr,
             )
-        elif not Identity(record["pid"], str(record.get("start"))).alive():
-            file.unlink(missing_ok=True)
 
 
 def _remove_stale_locks(folder: Path, results: Path) -> None:
@@ -308,6 +346,35 @@ def _remove_stale_locks(folder: Path, results: Path) -> None:
                 file.unlink()
 
 
+def tell_commands(results: str | Path) -> list[int]:
+    """Send SIGTERM to the registered commands below this process, and return their pids."""
+    import psutil
+
+    below = {p.pid for p in psutil.Process().children(recursive=True)}
+    told = sorted(below & _registered(Path(results) / "state" / "processes").keys())
+    for pid in told:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    return told
+
+
+def _pass_sigterm_on(results: Path) -> None:
+    """Let the snakemake of one job tell its command that it was told to end.
+
+    On SIGTERM Snakemake waits for what runs. A scheduler often signals the first process of a job's step alone: the
+    command would work on until it is killed.
+    """
+    from snakemake.scheduling.job_scheduler import JobScheduler
+
+    wait = JobScheduler.exit_gracefully
+
+    def exit_gracefully(self: Any, *args: Any) -> None:
+        tell_commands(results)
+        wait(self, *args)
+
+    JobScheduler.exit_gracefully = exit_gracefully
+
+
 def protect(workflow: Any, results: str | Path) -> None:
     """Guard a Snakemake run on `results`; called once in the Snakefile, before the rules.
 
@@ -329,6 +396,8 @@ def protect(workflow: Any, results: str | Path) -> None:
             super().__setattr__(name, value)
 
         def execute(self, executor_plugin: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self.is_main_process:
+                _pass_sigterm_on(folder)
             if self.is_main_process and not executor_plugin.common_settings.dryrun_exec:
                 try:
                     guard(folder, Path.cwd())

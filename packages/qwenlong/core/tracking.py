@@ -1,48 +1,48 @@
 """MLflow: one parent run per pipeline run, a child per stage, each ending with its true status.
 
 The store is SQLite in the results folder unless `tracking.uri` names a server. Several processes use it at once: it is
-made under a file lock, and calls are tried again while the database is locked. mlflow (1.5 s) is imported at first use.
+made under a file lock, and calls are tried again while the database is locked. A server may be down: the run goes on,
+and what it could not log is uploaded later (`tracking_spool`). mlflow (1.5 s) is imported at first use.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from qwenlong.core.config import Config
 from qwenlong.core.errors import DataError, QwenlongError
-from qwenlong.core.files import code_digest, disk_full, read_json, write_json
+from qwenlong.core.files import code_digest, read_json, write_json
 from qwenlong.core.logs import command_line, get, redact, redact_text
-from qwenlong.core.ownership import Identity, host, join
-from qwenlong.core.processes import terminate_as_exit
+from qwenlong.core.ownership import Identity, join
+from qwenlong.core.processes import end_within, terminate_as_exit
+from qwenlong.core.tracking_link import Link
+from qwenlong.core.tracking_spool import OFFLINE, Spool, offline_id, resolve, send, upload
+from qwenlong.core.tracking_store import Store, is_outage, is_remote, owner_tags, store_uri
 
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+__all__ = [
+    "Run",
+    "active_run_id",
+    "begin_pipeline",
+    "end_pipeline",
+    "flatten",
+    "log_metrics",
+    "log_table",
+    "stage",
+    "store_uri",
+]
 
-T = TypeVar("T")
 _LOG = get(__name__)
 #: Longest value of a parameter; databases behind older MLflow servers cut at 500.
 PARAMETER_LENGTH = 500
-_BATCH = 100
-_PATIENCE = 120.0
+#: Seconds beyond the grace for the end itself.
+LAST_CALL = 5.0
 _active: list[Run] = []
-
-
-def store_uri(config: Config) -> str:
-    """Return the tracking address: `tracking.uri`, or the SQLite store in the results folder.
-
-    A process given it as MLFLOW_TRACKING_URI (verl) waits for the database as patiently as this one.
-    """
-    if config.tracking.uri:
-        return config.tracking.uri
-    file = Path(config.run.results).resolve() / "mlflow.db"
-    return f"sqlite:///{file}?timeout={_PATIENCE:.0f}"
 
 
 def active_run_id() -> str | None:
@@ -64,161 +64,149 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _retry(call: Callable[[], T]) -> T:
-    """Call again while SQLite says that it is locked, up to `_PATIENCE` seconds."""
-    end, pause = time.monotonic() + _PATIENCE, 0.1
-    while True:
-        try:
-            return call()
-        except Exception as error:  # MLflow wraps the driver's error in its own, with the text kept
-            locked = "database is locked" in str(error) or "database table is locked" in str(error)
-            if "disk is full" in str(error) or "No space left" in str(error):
-                raise disk_full("the MLflow store") from error
-            if not locked or time.monotonic() >= end:
-                raise
-        time.sleep(pause)
-        pause = min(2 * pause, 2.0)
-
-
-class _Store:
-    """A client and an experiment of one run's store."""
-
-    def __init__(self, config: Config) -> None:
-        self.uri = store_uri(config)
-        self.results = Path(config.run.results)
-        # Nobody but the person who runs this is to hear of it.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow.tracking import MlflowClient
-
-        state = self.results / "state"
-        state.mkdir(parents=True, exist_ok=True)
-        with (state / "mlflow.lock").open("w") as stream:
-            # Tables and experiment are made by one process; a second would find them half made.
-            with contextlib.suppress(OSError):
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            try:
-                self.client: MlflowClient = _retry(lambda: MlflowClient(self.uri))
-                self.experiment: str = _retry(lambda: self._experiment(config))
-            except Exception as error:
-                raise QwenlongError(
-                    f"MLflow at {redact_text(self.uri)} does not answer ({redact_text(str(error))[:300]}); "
-                    "mend tracking.uri, or set tracking.enabled to false"
-                ) from None
-
-    def _experiment(self, config: Config) -> str:
-        found = self.client.get_experiment_by_name(config.run.name)
-        if found is not None:
-            if found.lifecycle_stage != "active":
-                self.client.restore_experiment(found.experiment_id)
-            return str(found.experiment_id)
-        root = None if config.tracking.uri else (self.results.resolve() / "mlartifacts").as_uri()
-        return str(self.client.create_experiment(config.run.name, artifact_location=root))
-
-    def create(self, name: str, tags: dict[str, str], owner: Identity) -> str:
-        """Create a run that carries who owns it, and return its id."""
-        mark = {
-            "qwenlong.pid": str(owner.pid),
-            "qwenlong.start": owner.start,
-            "qwenlong.host": host(),
-            "qwenlong.results": str(self.results),
-            "mlflow.source.name": redact_text(" ".join(command_line()))[:PARAMETER_LENGTH],
-        }
-        made = _retry(lambda: self.client.create_run(self.experiment, run_name=name, tags=mark | tags))
-        return str(made.info.run_id)
-
-    def params(self, run_id: str, values: dict[str, str]) -> None:
-        """Log parameters in batches."""
-        from mlflow.entities import Param
-
-        entries = [Param(key, value) for key, value in sorted(values.items())]
-        for start in range(0, len(entries), _BATCH):
-            _retry(lambda chunk=entries[start : start + _BATCH]: self.client.log_batch(run_id, params=chunk))  # type: ignore[misc]
-
-    def end(self, run_id: str, status: str) -> None:
-        """End a run; its end time is that of its first end."""
-        _retry(lambda: self.client.set_terminated(run_id, status))
-
-    def bury_dead(self) -> list[str]:
-        """Mark runs as FAILED, with qwenlong.died=true, whose process on this host is dead; return their ids."""
-        buried = []
-        query = "attributes.status = 'RUNNING'"
-        runs = _retry(lambda: self.client.search_runs([self.experiment], query, max_results=1000))
-        for run in runs:
-            tags = run.data.tags
-            pid = tags.get("qwenlong.pid", "")
-            if tags.get("qwenlong.host") != host() or not pid.isdigit():
-                continue
-            if not Identity(int(pid), tags.get("qwenlong.start", "")).alive():
-                run_id = str(run.info.run_id)
-                _retry(lambda run_id=run_id: self.client.set_tag(run_id, "qwenlong.died", "true"))  # type: ignore[misc]
-                self.end(run_id, "FAILED")
-                buried.append(run_id)
-        return buried
-
-    def parent(self) -> str | None:
-        """Return the id of the pipeline's run that is under way."""
-        file = self.results / "state" / "mlflow_parent.json"
-        if not file.exists():
-            return None
-        try:
-            run_id = str(read_json(file)["run_id"])
-            found = _retry(lambda: self.client.get_run(run_id))
-        except (DataError, KeyError, TypeError):
-            return None
-        except Exception as error:
-            _LOG.warning("%s names a run that MLflow does not have (%s)", file, redact_text(str(error))[:200])
-            return None
-        return run_id if found.info.status == "RUNNING" else None
-
-
 class Run:
-    """A stage's run. Without tracking, an object that does nothing, with empty `run_id` and `uri`."""
+    """A run. Without tracking, an object that does nothing, with empty `run_id` and `uri`.
 
-    def __init__(self, store: _Store | None = None, run_id: str = "") -> None:
-        self._store, self.run_id = store, run_id
-        self.uri = store.uri if store else ""
+    What the server cannot take now goes to the run's spool, and all that follows too, until the spool is uploaded.
+    """
+
+    def __init__(self, link: Link | None = None, run_id: str = "", head: Mapping[str, Any] | None = None) -> None:
+        self._link, self.run_id, self._head = link, run_id, head or {}
+        self.uri = link.uri if link else ""
+        self._spool: Spool | None = None
+        if link is not None and run_id.startswith(OFFLINE):
+            self._open_spool()
+
+    @classmethod
+    def begin(cls, link: Link, name: str, tags: Mapping[str, str], parent: str | None, owner: Identity) -> Run:
+        """Create a run that carries who owns it; while the server is down, one that MLflow will make later."""
+        command = redact_text(" ".join(command_line()))[:PARAMETER_LENGTH]
+        tags = {**owner_tags(owner, link.results, command), **tags}
+        head = _head(link, name, tags, parent)
+        known = parent and resolve(link.results, parent)
+        store = link.store()
+        if store is not None and (known or not parent):
+            try:
+                made = store.create(name, tags | ({"mlflow.parentRunId": known} if known else {}))
+                return cls(link, made, head | {"run_id": made})
+            except Exception as error:
+                if not (is_remote(link.uri) and is_outage(error)):
+                    raise
+                link.lost(error)
+        return cls(link, offline_id(), head)
+
+    def _open_spool(self) -> Spool:
+        assert self._link is not None
+        if self._spool is None:
+            self._spool = Spool.begin(self._link.results, self.run_id, self._head)
+        return self._spool
+
+    def _flush(self, store: Store) -> None:
+        """Upload this run's spool; from then on it is logged at once again, under MLflow's own id."""
+        assert self._link is not None and self._spool is not None
+        # A parent that began offline is uploaded first; what others hold is left to them.
+        parent = self._head.get("parent")
+        if parent and resolve(self._link.results, parent) is None:
+            upload(self._link.results, store)
+        made = send(self._link.results, self._spool, store)
+        self._spool.close()
+        self._spool = None
+        self.run_id, self._head = made, {**self._head, "run_id": made}
+        _LOG.info("MLflow answers again: run %s is uploaded", made)
+
+    def send(self, entry: Mapping[str, Any], folder: Path = Path(), *, now: bool = False) -> None:
+        """Log an entry at once, or keep it in the spool. Files are given below `folder`.
+
+        `now`: ask a server that was down even before its pause is over. Raises what the server refuses.
+        """
+        link = self._link
+        if link is None:
+            return
+        store = link.store(now=now)
+        if store is not None:
+            try:
+                if self._spool is not None:
+                    self._flush(store)
+                store.apply(self.run_id, entry, folder)
+                return
+            except Exception as error:
+                # A spool that is refused as a whole is kept, like one that nobody takes.
+                if not (is_remote(link.uri) and (is_outage(error) or self._spool is not None)):
+                    raise
+                link.lost(error)
+        spool = self._open_spool()
+        if entry["kind"] == "artifact":
+            entry = {**entry, "path": spool.keep(folder / entry["path"])}
+        spool.add(entry)
+
+    def log_params(self, values: Mapping[str, str]) -> None:
+        """Log parameters, which must be flat and redacted (`flatten`)."""
+        if self._link is not None and values:
+            self.send({"kind": "params", "values": dict(values)})
 
     def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics of one step (default: 0)."""
-        if self._store is None:
+        if self._link is None or not values:
             return
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        entries = [Metric(key, float(value), now, step or 0) for key, value in sorted(values.items())]
-        client = self._store.client
-        for start in range(0, len(entries), _BATCH):
-            _retry(lambda chunk=entries[start : start + _BATCH]: client.log_batch(self.run_id, metrics=chunk))  # type: ignore[misc]
+        numbers = {key: float(value) for key, value in values.items()}
+        self.send({"kind": "metrics", "values": numbers, "step": step or 0, "time": int(time.time() * 1000)})
 
     def set_tags(self, values: Mapping[str, Any]) -> None:
         """Set tags, redacted."""
-        if self._store is None:
-            return
-        from mlflow.entities import RunTag
+        if self._link is not None and values:
+            self.send({"kind": "tags", "values": {key: str(redact(value, key)) for key, value in values.items()}})
 
-        client = self._store.client
-        entries = [RunTag(key, str(redact(value, key))) for key, value in sorted(values.items())]
-        _retry(lambda: client.log_batch(self.run_id, tags=entries))
+    def log_text(self, text: str, name: str) -> None:
+        """Store a text as a file, redacted."""
+        if self._link is not None:
+            self.send({"kind": "text", "text": redact_text(text), "name": name})
 
     def log_artifact(self, path: str | Path) -> None:
         """Store a file, or a folder's files, with the run. Raises DataError when there is none."""
         if not Path(path).exists():
             raise DataError(f"{path} does not exist; it cannot be stored with the MLflow run")
-        if self._store is None:
-            return
-        client = self._store.client
-        log = client.log_artifacts if Path(path).is_dir() else client.log_artifact
-        _retry(lambda: log(self.run_id, str(path)))
+        self.send({"kind": "artifact", "path": str(path)})
 
     def log_table(self, columns: Mapping[str, Sequence[Any]], name: str) -> None:
         """Store columns of equal length as a table that MLflow shows (`name` ends in .json), redacted.
 
         A second table of the same name is appended to the first.
         """
-        if self._store is None:
-            return
-        client, clean = self._store.client, redact({key: list(column) for key, column in columns.items()})
-        _retry(lambda: client.log_table(self.run_id, clean, name))
+        if self._link is not None:
+            clean = redact({key: list(column) for key, column in columns.items()})
+            self.send({"kind": "table", "columns": clean, "name": name})
+
+    def end(self, status: str) -> None:
+        """End the run; its end time is that of its first end."""
+        self.send({"kind": "end", "status": status, "time": int(time.time() * 1000)}, now=True)
+        self.close()
+
+    def close(self) -> None:
+        """Leave the spool, if there is one, to whoever uploads it."""
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+
+def _head(link: Link, name: str, tags: Mapping[str, str], parent: str | None) -> dict[str, Any]:
+    """Return what a spool is told of its run, and of where to upload it by hand: no address with a password."""
+    tracking = link.config.tracking
+    return {
+        "name": name,
+        "tags": dict(tags),
+        "parent": parent,
+        "start": int(time.time() * 1000),
+        "experiment": link.config.run.name,
+        "uri": tracking.uri if tracking.uri and redact_text(tracking.uri) == tracking.uri else None,
+        "uri_env": tracking.uri_env,
+        "artifacts": tracking.artifacts,
+    }
+
+
+def log_metrics(values: Mapping[str, float], step: int) -> None:
+    """Log metrics with the stage's run that is open in this process, if there is one."""
+    if _active:
+        _active[-1].log_metrics(values, step)
 
 
 def log_table(columns: Mapping[str, Sequence[Any]], name: str) -> None:
@@ -239,6 +227,27 @@ def _common(config: Config) -> dict[str, str]:
     }
 
 
+def _parent_file(results: Path) -> Path:
+    return results / "state" / "mlflow_parent.json"
+
+
+def _parent(link: Link) -> str | None:
+    """Return the id of the pipeline's run that is under way; an offline one while it is not uploaded."""
+    try:
+        run_id = str(read_json(_parent_file(link.results))["run_id"])
+    except (DataError, KeyError, TypeError):
+        return None
+    run_id = resolve(link.results, run_id) or run_id
+    store = link.store()
+    if store is None or run_id.startswith(OFFLINE):
+        return run_id
+    try:
+        return run_id if store.is_running(run_id) else None
+    except Exception as error:
+        link.lost(error)
+        return run_id
+
+
 def begin_pipeline(config: Config, *, short_lived: bool = False) -> str:
     """Begin the pipeline's run, mark runs of dead processes as FAILED, and return its id ("" without tracking).
 
@@ -252,14 +261,14 @@ def begin_pipeline(config: Config, *, short_lived: bool = False) -> str:
     owner = join(config.run.results)
     if short_lived and owner == Identity.own():
         owner = Identity.of(os.getppid()) or owner
-    store = _Store(config)
-    for run_id in store.bury_dead():
-        _LOG.warning("MLflow run %s belonged to a process that is dead: marked FAILED", run_id)
-    run_id = store.create(f"{config.run.name} pipeline", _common(config) | {"qwenlong.kind": "pipeline"}, owner)
-    store.params(run_id, flatten(config.model_dump(mode="json")))
-    _retry(lambda: store.client.log_text(run_id, redact_text(dump(config)), "config.yaml"))
-    write_json(store.results / "state" / "mlflow_parent.json", {"run_id": run_id, "experiment_id": store.experiment})
-    return run_id
+    link = Link(config)
+    link.catch_up()
+    run = Run.begin(link, f"{config.run.name} pipeline", _common(config) | {"qwenlong.kind": "pipeline"}, None, owner)
+    run.log_params(flatten(config.model_dump(mode="json")))
+    run.log_text(dump(config), "config.yaml")
+    run.close()
+    write_json(_parent_file(link.results), {"run_id": run.run_id})
+    return run.run_id
 
 
 def end_pipeline(config: Config, status: str) -> None:
@@ -268,12 +277,14 @@ def end_pipeline(config: Config, status: str) -> None:
         raise QwenlongError(f"status {status!r} is unknown; use FINISHED or FAILED")
     if not config.tracking.enabled:
         return
-    store = _Store(config)
-    parent = store.parent()
-    store.bury_dead()
+    link = Link(config)
+    parent = _parent(link)
     if parent is not None:
-        store.end(parent, status)
-    (store.results / "state" / "mlflow_parent.json").unlink(missing_ok=True)
+        head = _head(link, f"{config.run.name} pipeline", {}, None)
+        head["run_id"] = None if parent.startswith(OFFLINE) else parent
+        Run(link, parent, head).end(status)
+    link.catch_up()
+    _parent_file(link.results).unlink(missing_ok=True)
 
 
 def _end_fluent(run_id: str, status: str) -> None:
@@ -298,16 +309,15 @@ def stage(config: Config, name: str, params: Mapping[str, Any] | None = None) ->
         yield Run()
         return
     join(config.run.results)
+    end_within(config.run.grace_seconds + LAST_CALL)
     with terminate_as_exit():
-        store = _Store(config)
-        store.bury_dead()
-        parent = store.parent()
+        link = Link(config)
+        link.catch_up()
         tags = _common(config) | {"qwenlong.kind": "stage", "qwenlong.stage": name}
-        run_id = store.create(name, tags | ({"mlflow.parentRunId": parent} if parent else {}), Identity.own())
-        run, status = Run(store, run_id), "FAILED"
+        run, status = Run.begin(link, name, tags, _parent(link), Identity.own()), "FAILED"
         _active.append(run)
         try:
-            store.params(run_id, flatten(params or {}))
+            run.log_params(flatten(params or {}))
             yield run
             status = "FINISHED"
         except SystemExit as error:
@@ -321,10 +331,12 @@ def stage(config: Config, name: str, params: Mapping[str, Any] | None = None) ->
         finally:
             _active.remove(run)
             try:
-                _end_fluent(run_id, status)
-                store.end(run_id, status)
+                _end_fluent(run.run_id, status)
+                run.end(status)
             except Exception as error:
                 # What made the stage fail is what the user must see; `bury_dead` marks the run later.
                 if status == "FINISHED":
                     raise
-                _LOG.warning("MLflow run %s could not be marked %s: %s", run_id, status, redact_text(str(error))[:200])
+                _LOG.warning(
+                    "MLflow run %s could not be marked %s: %s", run.run_id, status, redact_text(str(error))[:200]
+                )

@@ -107,7 +107,7 @@ def test_join_keeps_a_living_owner_and_replaces_a_dead_one(
 
 
 def test_register_leaves_a_record_while_it_lasts(tmp_path: Path) -> None:
-    file = tmp_path / "state" / "processes" / f"{os.getpid()}.json"
+    file = tmp_path / "state" / "processes" / f"{processes.host()}-{os.getpid()}.json"
     with pytest.raises(RuntimeError), processes.register(tmp_path, "stage rl_1"):
         record = json.loads(file.read_text())
         assert record["name"] == "stage rl_1" and record["pid"] == os.getpid()
@@ -212,7 +212,7 @@ def test_descendants_that_carry_no_mark_are_known_by_record(
     )
     parent = start(code, str(tmp_path))
     child = int(read_line(parent))
-    file = tmp_path / "state" / "processes" / f"{parent.pid}.json"
+    file = tmp_path / "state" / "processes" / f"{processes.host()}-{parent.pid}.json"
     end = time.monotonic() + 20
     while not json.loads(file.read_text())["descendants"]:
         assert time.monotonic() < end
@@ -298,3 +298,85 @@ def test_snakemakes_locks_of_dead_runs_go_and_those_of_live_runs_stay(
     finally:
         os.chdir(here)
     assert sorted(f.name for f in locks.iterdir()) == ["3.input.lock", "4.output.lock"]
+
+
+def test_what_is_known_of_a_process_depends_on_where_it_was_recorded() -> None:
+    own = Identity.own()
+    ticks, _, place = own.start.partition("@")
+    boot, _, space = place.partition(".")
+    assert space and own.where(processes.host()) == "alive"
+    assert Identity(own.pid, f"1@{place}").where(processes.host()) == "dead"
+    assert Identity(own.pid, f"{ticks}@00000000.{space}").where(processes.host()) == "dead"  # before the last start
+    # Another container of this machine, or another machine: its pid means nothing here, whatever it is.
+    for pid in (own.pid, 999999):
+        assert Identity(pid, f"{ticks}@{boot}.1").where(processes.host()) == "elsewhere"
+        assert Identity(pid, own.start).where("another-node") == "elsewhere"
+
+
+def test_processes_of_other_containers_are_neither_ended_nor_forgotten(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Two containers on one machine may have its name, and the same pids."""
+    child = start(SLEEP)
+    identity = Identity.of(child.pid)
+    assert identity is not None
+    there = identity.start.partition(".")[0] + ".1"
+    record = {"pid": child.pid, "start": there, "owner": [child.pid, there], "name": "rl_2", "host": processes.host()}
+    file = tmp_path / "state/processes/there.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(record | {"descendants": [[child.pid, identity.start]]}))
+    marked = start(SLEEP, env={processes.VARIABLE: processes.mark(tmp_path, Identity(child.pid, there))})
+    assert processes.end_survivors(tmp_path) == []
+    assert child.poll() is None and marked.poll() is None
+    code = "import sys; from qwenlong.core.processes import guard; guard(sys.argv[1], sys.argv[2])"
+    done = start(code, str(tmp_path), str(tmp_path / "work"))
+    assert f"rl_2 may still run on {processes.host()}" in done.communicate(timeout=60)[1]
+    assert file.exists() and child.poll() is None
+
+
+LOCKLESS = (
+    "import errno, fcntl, os, socket, sys, time\n"
+    "def refuse(*_): raise OSError(errno.ENOLCK, 'No locks available')\n"
+    "fcntl.flock = refuse\n"
+    "if len(sys.argv) > 3: socket.gethostname = lambda: sys.argv[3]\n"
+    "from qwenlong.core import ownership\n"
+    "ownership.BEAT = 0.2; ownership.SILENT = 2.0\n"
+    "try: ownership.lock(sys.argv[1], 'trainer', 'R')\n"
+    "except Exception as error: print(error, flush=True); sys.exit(1)\n"
+    "print('up', flush=True); time.sleep(float(sys.argv[2]))"
+)
+
+
+def test_without_file_locks_a_holder_on_another_machine_is_alive_until_it_is_silent(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    file = tmp_path / "a.lock"
+    holder = start(LOCKLESS, str(file), "300", "node1")
+    assert read_line(holder) == "up"
+    time.sleep(3)  # longer than silence is borne
+    refused = start(LOCKLESS, str(file), "0", "node2")
+    said = refused.communicate(timeout=60)[0]
+    assert refused.returncode == 1 and f"another trainer (pid {holder.pid} on node1, since" in said
+    holder.kill()
+    holder.wait()
+    end = time.monotonic() + 60
+    while (another := start(LOCKLESS, str(file), "0", "node2")).communicate(timeout=60)[0].strip() != "up":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert another.returncode == 0 and file.read_text() == ""  # its end is its own release
+    assert read_line(start(LOCKLESS, str(file), "0", "node1")) == "up"
+
+
+def test_a_command_that_hangs_after_sigterm_ends_all_the_same(start: Callable[..., subprocess.Popen[str]]) -> None:
+    code = (
+        "import threading, time; from qwenlong.core import processes\n"
+        "processes.end_within(1.0)\n"
+        "with processes.terminate_as_exit():\n"
+        "    threading.Thread(target=time.sleep, args=(300,)).start()\n"  # Python waits for it
+        "    print('up', flush=True); time.sleep(300)"
+    )
+    child = start(code)
+    assert read_line(child) == "up"
+    child.terminate()
+    assert child.wait(60) == 143
+    assert child.stderr is not None and "still busy" in child.stderr.read()

@@ -184,3 +184,27 @@ def test_two_at_once_the_second_is_refused_and_looking_is_allowed(toy: Toy) -> N
     (toy.results / f"go-{toy.pids()[0]}").touch()
     assert main.wait(60) == 0 and (toy.results / "b").read_text() == "whole"
     assert toy.ran() == ["a", "b"]
+
+
+def test_a_jobs_own_snakemake_hands_sigterm_on_to_its_command(toy: Toy) -> None:
+    """As on a cluster, where a snakemake runs one job and the scheduler signals that process alone."""
+    toy.results.mkdir(parents=True)
+    (toy.results / "a").write_text("a\n")
+    job = subprocess.Popen(
+        [*toy.command, "--mode", "remote", "--cores", "1", "--nolock", "--force", "results/toy/b"],
+        cwd=toy.folder,
+        env=toy.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    toy.begun.append(job.pid)
+    end = time.monotonic() + 120
+    while len(pids := toy.pids()) < 2:
+        assert time.monotonic() < end and job.poll() is None
+        time.sleep(0.05)
+    toy.begun += pids
+    job.terminate()
+    assert job.wait(60) != 0
+    assert Identity.of(pids[0]) is None
+    assert list((toy.results / "state" / "processes").iterdir()) == []  # it ended in order

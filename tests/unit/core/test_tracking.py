@@ -17,7 +17,7 @@ import pytest
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
-from qwenlong.core import processes, tracking
+from qwenlong.core import processes, tracking, tracking_store
 from qwenlong.core.config import Config
 from qwenlong.core.config_files import digest, dump
 from qwenlong.core.errors import DataError, QwenlongError
@@ -282,9 +282,9 @@ def test_retry_gives_other_errors_at_once_and_locked_ones_another_try() -> None:
             raise RuntimeError("(sqlite3.OperationalError) database is locked")
         return "done"
 
-    assert tracking._retry(locked_once) == "done" and len(calls) == 2
+    assert tracking_store.retry(locked_once) == "done" and len(calls) == 2
     with pytest.raises(ZeroDivisionError):
-        tracking._retry(lambda: 1 // 0)
+        tracking_store.retry(lambda: 1 // 0)
 
 
 def test_a_store_that_cannot_be_reached_is_named_without_its_password(tmp_path: Path) -> None:

@@ -21,6 +21,10 @@ class RunConfig(Section):
     """Folder of everything the run writes, relative to the project or absolute."""
     seed: Annotated[int, Field(ge=0)] = 17
     """Seed of everything random; each use derives its own from it by name."""
+    grace_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """How long a stage may go on after SIGTERM. RL ends the step under way and saves it, if that takes no longer; all
+    others end at once. Less than the scheduler leaves until SIGKILL (Slurm: KillWait, GraceTime, or --signal), with
+    some seconds for the end itself. 0: RL ends at once, too."""
 
 
 class TrackingConfig(Section):
@@ -29,8 +33,23 @@ class TrackingConfig(Section):
     enabled: bool = True
     """Whether runs are tracked; without it provenance files are still written."""
     uri: str | None = None
-    """MLflow tracking address; none: a SQLite store in the results folder. Credentials belong in the environment
-    (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), never here."""
+    """MLflow tracking address (http://HOST:PORT of `mlflow server`); none: a SQLite store in the results folder.
+    Credentials belong in the environment (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD), or the whole address
+    does (uri_env)."""
+    uri_env: str | None = None
+    """Environment variable that holds the address, where it has a password in it; takes the place of uri."""
+    artifacts: str | None = None
+    """Where the experiment keeps its files when it is made (file:///shared/mlartifacts, s3://…); none: where the server
+    does, and in the results folder without a server."""
+    on_outage: Literal["spool", "fail"] = "spool"
+    """spool: a server that does not answer stops nothing; what it should have had is kept in
+    <results>/state/tracking and uploaded by the next stage that reaches it, or by `qwenlong track upload`."""
+
+    @model_validator(mode="after")
+    def _one_address(self) -> TrackingConfig:
+        if self.uri and self.uri_env:
+            raise ValueError(f"uri and uri_env = {self.uri_env!r} are both set; keep one")
+        return self
 
 
 class BenchmarkTexts(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -58,6 +59,35 @@ class ResourceConfig(Section):
     """Machines."""
     partition: str | None = None
     """Slurm partition; none: the site's default."""
+    grow: Annotated[float, Field(ge=1)] = 1.5
+    """Factor of memory and wall time from one try to the next: a job that was killed for want of either gets more."""
+    retries: Annotated[int, Field(ge=0)] | None = None
+    """Tries after the first; none: as the profile says, and none without a profile."""
+    most_memory_mb: Annotated[int, Field(ge=100)] | None = None
+    """Memory beyond which tries do not grow: the largest machine's. none: no bound."""
+    most_runtime_minutes: Annotated[int, Field(ge=1)] | None = None
+    """Wall time beyond which tries do not grow: the partition's limit. none: no bound."""
+
+    @model_validator(mode="after")
+    def _bounds_hold_the_first_try(self) -> ResourceConfig:
+        for key in ("memory_mb", "runtime_minutes"):
+            first, most = getattr(self, key), getattr(self, f"most_{key}")
+            if most is not None and most < first:
+                raise ValueError(f"most_{key} = {most} is less than {key} = {first}; raise it, or leave it out")
+        return self
+
+    def memory_of(self, attempt: int) -> int:
+        """Return the memory in MB of a try, counted from 1."""
+        return _grown(self.memory_mb, self.grow, attempt, self.most_memory_mb)
+
+    def minutes_of(self, attempt: int) -> int:
+        """Return the wall time in minutes of a try, counted from 1."""
+        return _grown(self.runtime_minutes, self.grow, attempt, self.most_runtime_minutes)
+
+
+def _grown(value: int, factor: float, attempt: int, most: int | None) -> int:
+    wanted = math.ceil(value * factor ** (attempt - 1))
+    return wanted if most is None else min(wanted, most)
 
 
 class ResourcesConfig(Section):

@@ -23,11 +23,13 @@ from qwenlong.core.files import (
 from qwenlong.core.llm.places import anchored
 from qwenlong.core.processes import lock
 from qwenlong.core.seeds import derive
+from qwenlong.core.tracking import flatten
 from qwenlong.training import rollout_log, similarity
 from qwenlong.training.divergence import Diverged
 from qwenlong.training.verl_plugin import large_models
 from qwenlong.training.verl_plugin.checkpoint import METRICS, latest, step_of
 from qwenlong.training.verl_plugin.objective import loss_keys
+from qwenlong.training.verl_plugin.preemption import WATCH, Preempted
 
 MODULES = "qwenlong.training.verl_plugin.register"
 #: Free bytes below which a failure is put down to the disk.
@@ -51,8 +53,6 @@ def environment(config: Config) -> dict[str, str]:
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
         "TOKENIZERS_PARALLELISM": "false",
         "WANDB_MODE": "disabled",
-        # MLflow's own patience with a server that is down is four minutes a call, several calls a step.
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"),
         "TQ_NUM_THREADS": str(min(8, os.cpu_count() or 1)),
         "PYTHONHASHSEED": "0",
         # verl warns about each engine that is not installed, in every process.
@@ -149,7 +149,8 @@ def overrides(
         "trainer.device": engine.platform,
         "trainer.n_gpus_per_node": engine.gpus_per_node,
         "trainer.nnodes": engine.nodes,
-        "trainer.logger": ["console", "mlflow"] if config.tracking.enabled else ["console"],
+        # MLflow has its metrics from the trainer, through the stage's own run: verl's logger ends with the server.
+        "trainer.logger": ["console"],
         "trainer.project_name": config.run.name,
         "trainer.val_before_train": False,
         "trainer.test_freq": -1,
@@ -296,8 +297,6 @@ def train(stage: Stage, run: Any) -> dict[str, Any]:
     resume = stage.prepare()
     if resume is None or step_of(resume) < stage.stage.steps:
         variables = environment(stage.config)
-        if run is not None and getattr(run, "run_id", None):
-            variables |= {"MLFLOW_TRACKING_URI": run.uri, "MLFLOW_RUN_ID": run.run_id}
         os.environ.update(variables)
         values = overrides(
             stage.config,
@@ -308,16 +307,24 @@ def train(stage: Stage, run: Any) -> dict[str, Any]:
             state=stage.state,
             resume=resume,
         )
-        if run is None or not getattr(run, "run_id", None):
-            values["trainer.logger"] = ["console"]
         values["trainer.experiment_name"] = stage.name
+        verl = build_config(values)
+        if run is not None:
+            run.log_params(flatten({"verl": values}))
         try:
-            _run(build_config(values), variables)
+            _run(verl, variables, stage.config.run.grace_seconds)
+        except Preempted as error:
+            if run is not None:
+                run.set_tags({"qwenlong.preempted": error.said})
+            raise
         except Diverged as error:
             if run is not None:
                 run.set_tags({"qwenlong.stopped": error.reason, "qwenlong.stopped_because": str(error)})
             raise
         except Exception as error:
+            if WATCH.told:
+                # Ray's processes were signalled as well, and took the step with them.
+                raise Preempted("ended by SIGTERM, and so were Ray's processes") from error
             # torch and Ray report a full disk in words of their own, with no error number.
             if "No space left" in str(error) or shutil.disk_usage(stage.state).free < _FULL:
                 latest(stage.state)  # removes the checkpoint that was under way
@@ -329,20 +336,15 @@ def train(stage: Stage, run: Any) -> dict[str, Any]:
     return summary
 
 
-def _run(config: Any, variables: dict[str, str]) -> None:
+def _run(config: Any, variables: dict[str, str], grace: float) -> None:
     import ray
     from omegaconf import OmegaConf
 
     # Imported here: verl reads the environment above at import.
     from verl.trainer.main_ppo import TaskRunnerV1
-    from verl.utils import tracking
     from verl.utils.config import validate_config
 
     import qwenlong.training.verl_plugin.trainer  # noqa: F401  registers itself
-
-    # verl calls the run finished on its way out of a failure too, and Ray may abort the process before the stage can
-    # put it right. The run is the stage's, which alone ends it.
-    tracking._MlflowLoggingAdapter.finish = lambda self: None  # type: ignore[method-assign]
 
     validate_config(config=config, use_reference_policy=False, use_critic=False)
     given: Any = OmegaConf.to_container(config.ray_kwargs.ray_init)
@@ -357,11 +359,13 @@ def _run(config: Any, variables: dict[str, str]) -> None:
         # verl leaves a lock file per checkpoint in the temporary folder; this one is removed at the end.
         variables["TMPDIR"] = init["_temp_dir"]
     ray.init(log_to_driver=True, **init)
+    WATCH.install(grace)
     try:
         # The runner's own class, in this process: as a Ray actor it would import everything once more.
         runner = TaskRunnerV1.__ray_metadata__.modified_class()
         runner.run(config)
     finally:
+        WATCH.cancel()
         ray.shutdown()
         if not address:
             shutil.rmtree(init["_temp_dir"], ignore_errors=True)

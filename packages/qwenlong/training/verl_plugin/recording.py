@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,33 @@ from qwenlong.core.tokens import Tokenizer
 from qwenlong.training import rollout_log
 from qwenlong.training.batch import Plan, Rows, row_entropies
 from qwenlong.training.rollout_log import Record
+
+
+class StageLog:
+    """A logger of verl that logs to the stage's MLflow run. Tracking that fails is said and stops nothing."""
+
+    def log(self, data: Mapping[str, Any], step: int) -> None:
+        """Log a step's metrics, under names that MLflow takes."""
+        try:
+            tracking.log_metrics(metric_values(data), step)
+        except Exception as error:
+            print(f"metrics of step {step} are not in MLflow ({redact_text(str(error))[:200]})", file=sys.stderr)
+
+
+def metric_values(data: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among `data` by names of the characters that MLflow allows.
+
+    >>> metric_values({"val/acc@4": 1, "a//b": 2.0, "text": "x", "p(99%)": 3})
+    {'val/acc_at_4': 1.0, 'a/b': 2.0, 'p_99__': 3.0}
+    """
+    numbers = {}
+    for name, value in data.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            continue
+        numbers[re.sub(r"[^/\w.\- :]", "_", re.sub(r"/+", "/", name.replace("@", "_at_")))] = number
+    return numbers
 
 
 class Recorder:

@@ -28,7 +28,8 @@ from qwenlong.training.verl_plugin.dataset import SampledLoader
 from qwenlong.training.verl_plugin.engine import SKIP_IDLE
 from qwenlong.training.verl_plugin.guard import Guard
 from qwenlong.training.verl_plugin.judging import Silence, outcome_metrics
-from qwenlong.training.verl_plugin.recording import Recorder
+from qwenlong.training.verl_plugin.preemption import WATCH
+from qwenlong.training.verl_plugin.recording import Recorder, StageLog
 
 NAME = "qwenlong"
 
@@ -52,6 +53,7 @@ class QwenlongTrainer(PPOTrainerSync):
         with open_dict(config):
             # The base class branches on the name of its own mode.
             config.trainer.v1.trainer_mode = "sync"
+        self._saved_step = -1
         self._judge_silence = Silence()
         self.train_dataloader_it: Any = None
         super().__init__(config)
@@ -201,6 +203,22 @@ class QwenlongTrainer(PPOTrainerSync):
 
     # ---- records and checkpoints ----
 
+    def on_train_begin(self) -> None:
+        """Send verl's metrics to the stage's run, too; verl's own logger would end the run, and end with the server."""
+        super().on_train_begin()
+        self.logger.logger["stage"] = StageLog()
+
+    def on_step_begin(self) -> None:
+        """End here when the process was told to end, see `preemption`."""
+        WATCH.next_step(saved=self._saved_step == self.global_steps - 1)
+        super().on_step_begin()
+
+    def on_step_end(self) -> None:
+        """Save a step that will be the last for now."""
+        if WATCH.told and self._saved_step != self.global_steps:
+            self._save_checkpoint()
+        super().on_step_end()
+
     def _compute_metrics(self, batch: Any, metrics: dict[str, Any], timing_raw: Any, **kwargs: Any) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, **kwargs)
         self._append_metrics({"timing/step": float(timing_raw.get("step", 0.0))} | metrics)
@@ -220,6 +238,7 @@ class QwenlongTrainer(PPOTrainerSync):
         line = {"step": self.global_steps} | _numbers(self._step_metrics)
         (folder / METRICS).write_text(json.dumps(line), encoding="utf-8")
         finish(folder)
+        self._saved_step = self.global_steps
         prune(folder.parent, keep=2, before=self.guard.back_to)
         self.recorder.publish(self.global_steps)
 

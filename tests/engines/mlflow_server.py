@@ -1,0 +1,134 @@
+"""A PostgreSQL of its own and an `mlflow server` before it, on loopback; each ended by its process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+PASSWORD = "not-to-be-seen-4711"
+LIMIT = 240
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _programs() -> Path:
+    """Debian keeps them out of PATH."""
+    found = shutil.which("postgres")
+    places = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    assert places, "no PostgreSQL server; apt-get install postgresql"
+    return places[-1]
+
+
+class Postgres:
+    """A cluster in a folder of its own; PostgreSQL refuses to run as root."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self._as = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        folder.mkdir()
+        if self._as:
+            shutil.chown(folder, "postgres")
+            for parent in folder.parents:
+                if parent.stat().st_uid == os.geteuid() and parent != Path("/tmp") and parent != Path("/"):
+                    parent.chmod(parent.stat().st_mode | 0o011)
+        secret = folder / "password"
+        secret.write_text(PASSWORD)
+        secret.chmod(0o644)
+        words = [
+            "--auth=scram-sha-256",
+            "--username=mlflow",
+            f"--pwfile={secret}",
+            "--no-sync",
+            f"--pgdata={folder}/data",
+        ]
+        subprocess.run([*self._as, str(_programs() / "initdb"), *words], check=True, capture_output=True, cwd="/")
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+        assert self._query("create database mlflow", "postgres").returncode == 0
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [*self._as, str(_programs() / "postgres"), "-D", f"{self.folder}/data", "-p", str(self.port),
+             "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.folder}", "-c", "fsync=off"],
+            stdout=subprocess.DEVNULL, stderr=(self.folder / "log").open("ab"), cwd="/",
+        )  # fmt: skip
+        end = time.monotonic() + LIMIT
+        while self._query("select 1", "postgres").returncode:
+            assert time.monotonic() < end, (self.folder / "log").read_text()
+            time.sleep(0.3)
+
+    @property
+    def uri(self) -> str:
+        return f"postgresql://mlflow:{PASSWORD}@127.0.0.1:{self.port}/mlflow"
+
+    def _query(self, sql: str, database: str) -> subprocess.CompletedProcess[str]:
+        words = ["psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "mlflow", "-d", database, "-Atc", sql]
+        return subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PGPASSWORD": PASSWORD})
+
+    def rows(self, sql: str) -> list[list[str]]:
+        done = self._query(sql, "mlflow")
+        assert done.returncode == 0, done.stderr
+        return [line.split("|") for line in done.stdout.splitlines()]
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        # Its own process, not runuser's; SIGINT is its fast shutdown.
+        pid = int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(pid, signal.SIGINT)
+        self._process.wait(60)
+        self._process = None
+
+
+class Server:
+    """`mlflow server` on a port that it keeps over restarts."""
+
+    def __init__(self, folder: Path, backend: str) -> None:
+        self.folder, self.port = folder, free_port()
+        self._backend = backend
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir()
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        words = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
+            "--backend-store-uri", self._backend, "--artifacts-destination", str(self.folder / "artifacts"),
+        ]  # fmt: skip
+        log = (self.folder / "log").open("ab")
+        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        # In a session of its own: its workers are ended with it.
+        self._process = subprocess.Popen(
+            words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
+        end = time.monotonic() + LIMIT
+        while True:
+            try:
+                if httpx.get(f"{self.uri}/health", timeout=2).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            assert self._process.poll() is None and time.monotonic() < end, (self.folder / "log").read_text()[-3000:]
+            time.sleep(0.3)
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
