@@ -1,4 +1,4 @@
-# Reinforcement learning by verl on Ray.
+# Reinforcement learning by verl on Ray, over engine.nodes machines.
 #
 # In:  R/stages/rl_<k>/score/train.parquet (rl_1..rl_4), R/synthesis/memory.parquet (memory_rl),
 #      R/bins/samples.parquet (naive_grpo); R/synthesis/documents.parquet; R/models/<parent>/
@@ -32,12 +32,13 @@ for stage in RL_STAGES:
         params:
             code=code_digest("training", "rewards", "memory_agent", "inference"),
             config=settings(
-                "engine",
                 "run.seed",
                 "llm.reward_judge",
+                engine=engine_settings(),
                 stage=stage_settings(RUN.stage(stage)),
             ),
             stage=stage,
         shell:
-            'qwenlong train stage {params.stage:q} --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
+            'qwenlong ray run --config "$QWENLONG_CONFIG" --'
+            ' qwenlong train stage {params.stage:q} --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
             " --documents {input.documents:q} --model {input.model:q} --out {output:q} > {log:q} 2>&1"

@@ -60,6 +60,11 @@ class Identity:
         assert found is not None
         return found
 
+    def here(self) -> bool:
+        """Tell whether it is a process of this boot and this process's namespace, which alone can be looked up."""
+        own = Identity.of(os.getpid())
+        return own is not None and own.start.partition("@")[2] == self.start.partition("@")[2]
+
     def alive(self) -> bool:
         """Tell whether this very process still runs."""
         return Identity.of(self.pid) == self
@@ -67,7 +72,9 @@ class Identity:
 
 def _boot() -> str:
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        # Containers of one machine share its boot, not its process ids.
+        return f"{boot}.{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return "boot"
 

@@ -168,7 +168,9 @@ def survivors(results: str | Path) -> list[psutil.Process]:
             if identity is None or process.pid in spared:
                 continue
             dead = identity in recorded
-            if not dead and (found_mark := parse_mark(process.environ().get(VARIABLE))) and found_mark[0] == digest:
+            found_mark = None if dead else parse_mark(process.environ().get(VARIABLE))
+            # A mark from elsewhere (a Slurm job's, of the snakemake on the login node) says nothing of who lives there.
+            if found_mark and found_mark[0] == digest and found_mark[1].here():
                 dead = not alive.setdefault(found_mark[1], found_mark[1].alive())
             if dead:
                 found[process.pid] = process
