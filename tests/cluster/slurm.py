@@ -21,7 +21,7 @@ from pathlib import Path
 
 from qwenlong.core.ownership import Identity
 
-STATE = Path("/run/qwenlong-slurm")
+STATE = Path("/run/qls")
 CONF = Path("/etc/slurm/slurm.conf")
 KEPT = CONF.with_suffix(".conf.before-test-cluster")
 PREFIX, SUBNET = "qls", "10.77.41"
@@ -224,8 +224,8 @@ class Slurm:
         sh("ip", "link", "set", PREFIX, "up")
         log = (STATE / "daemons.log").open("ab")
         munged = ["munged", "--foreground", f"--socket={STATE}/munge.socket", f"--key-file={STATE}/munge.key"]
-        munged += [f"--pid-file={STATE}/munged.pid", f"--log-file={STATE}/munged.log", f"--seed-file={STATE}/munge.seed"]
-        self.spawn([*munged, "--force", f"--num-threads=2"], log)
+        munged += [f"--{what}-file={STATE}/munged.{what}" for what in ("pid", "log", "seed")]
+        self.spawn([*munged, "--force", "--num-threads=2"], log)
         self._wait(lambda: (STATE / "munge.socket").exists(), "munged")
         self.spawn(["slurmctld", "-D", "-c"], log)
         for node in self.nodes:
@@ -247,7 +247,9 @@ class Slurm:
         end = time.monotonic() + seconds
         while not there():  # type: ignore[operator]
             if time.monotonic() > end:
-                logs = "\n".join(f"--- {f.name}\n{f.read_text()[-1500:]}" for f in [*STATE.glob("*.log"), *STATE.glob("*.out")])
+                logs = "\n".join(
+                    f"--- {f.name}\n{f.read_text()[-1500:]}" for f in [*STATE.glob("*.log"), *STATE.glob("*.out")]
+                )
                 raise RuntimeError(f"{what} did not come up within {seconds:.0f} s\n{logs}")
             time.sleep(0.2)
 

@@ -92,6 +92,8 @@ def test_profile_and_laptop_have_their_own_cores_executor_and_memory(plan, root,
     assert "gres" not in laptop.resources
     assert (paper.threads, paper.resources["mem_mb"], paper.resources["runtime"]) == (96, 1_500_000, 2880)
     assert (paper.resources["gres"], paper.resources["nodes"]) == ("gpu:8", 8)
+    # The executor would take tasks as tasks per GPU; Slurm gives a machine one task by itself.
+    assert "tasks" not in paper.resources
     light = plan("configs/paper.yaml").jobs["corpus"]
     assert (light.threads, light.resources["mem_mb"]) == (16, 64000)
 

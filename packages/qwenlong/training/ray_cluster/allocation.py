@@ -32,7 +32,8 @@ def current(wanted: int, environment: Mapping[str, str] = os.environ) -> Allocat
             f"engine.nodes = {wanted}, but this is no Slurm job (SLURM_JOB_ID is not set); run it with "
             "`snakemake --profile cluster`, or set RAY_ADDRESS to a Ray that runs on the machines"
         )
-    names = hostnames(environment.get("SLURM_JOB_NODELIST") or _node_list(job))
+    # Not SLURM_JOB_NODELIST: in a job step of one machine, which the executor's are, it names that one alone.
+    names = hostnames(_node_list(job))
     # The name by which Slurm knows this machine may differ from the machine's own.
     own = environment.get("SLURMD_NODENAME") or socket.gethostname().split(".")[0]
     if len(names) < wanted:
@@ -64,3 +65,13 @@ def _scontrol(*words: str) -> str:
     if done.returncode:
         raise QwenlongError(f"scontrol {' '.join(words)} failed: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
+
+
+def for_step(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a job step of its own: what the step around says of its size would count for it."""
+    kept = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_CONF", "SLURM_TMPDIR")
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in kept or not name.startswith(("SLURM_", "SRUN_", "SBATCH_"))
+    }

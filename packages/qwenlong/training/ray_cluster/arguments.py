@@ -30,14 +30,14 @@ def shared(engine: EngineConfig, cpus: int) -> list[str]:
 
 
 def start(
-    engine: EngineConfig, *, own: str, head: str, port: int, cpus: int, temp_dir: Path, client_port: int
+    engine: EngineConfig, *, own: str, head: str, port: int, cpus: int, temp_dir: Path, client_port: int | None
 ) -> list[str]:
     """Return the command that runs one machine's Ray in the foreground; `own` and `head` are addresses.
 
-    `client_port` is a free port of the head for Ray's client protocol, which cannot be turned off; its default is one
-    port for all.
+    `client_port` is the head's, none for other machines: a free port for Ray's client protocol, which cannot be turned
+    off and takes one port for all runs by default.
     """
-    if own == head:
+    if client_port is not None:
         where = ["--head", f"--port={port}", "--include-dashboard=false", f"--ray-client-server-port={client_port}"]
     else:
         where = [f"--address={head}:{port}"]

@@ -65,15 +65,13 @@ def serve(engine: EngineConfig, head: str, port: int, *, watch_stdin: bool, role
     addresses = [address for listed in own_addresses().values() for address in listed]
     is_head = head in addresses if role == "auto" else role == "head"
     own = head if is_head else own_address(engine.ray.interface, head)
-    if not is_head and own == head:
-        raise ConfigError(f"head and worker would both be at {head}; give the worker an interface of its own")
     _adopt_orphans()
     with terminate_as_exit(), _folder(temp_folder(engine.ray.temp_dir)) as folder:
         if not is_head:
             _wait_for(head, port, engine.ray.start_timeout_seconds, watch_stdin)
         # At least as many as verl's roles reserve; on cpu they only wait for each other.
         cpus = max(8, cores()) if engine.platform == "cpu" else cores()
-        client = free_port(own)
+        client = free_port(own) if is_head else None
         words = start(engine, own=own, head=head, port=port, cpus=cpus, temp_dir=folder, client_port=client)
         environment = {**os.environ, **engine.ray.variables(), "TMPDIR": str(folder)}
         environment.pop("RAY_ADDRESS", None)

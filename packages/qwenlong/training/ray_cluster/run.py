@@ -20,7 +20,7 @@ from qwenlong.training.ray_cluster.network import free_port, own_address, own_ad
 from qwenlong.training.ray_cluster.node import cores, temp_folder
 
 #: Seconds that the command and the machines have to end by themselves.
-GRACE = 60.0
+GRACE = 30.0
 QWENLONG = [sys.executable, "-m", "qwenlong"]
 
 
@@ -68,7 +68,8 @@ def _head_address(engine: EngineConfig) -> str:
 @contextlib.contextmanager
 def _machines(words: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run the job step that holds all machines' Ray. It ends when its stdin does, so after SIGKILL here too."""
-    step = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=sys.stderr, start_new_session=True)
+    environment = allocation.for_step(os.environ)
+    step = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=sys.stderr, start_new_session=True, env=environment)
     try:
         yield step
     finally:
@@ -123,7 +124,7 @@ def _symmetric(engine: EngineConfig, job: allocation.Allocation, head: str, port
     folder = temp_folder(engine.ray.temp_dir) / f"ql-ray-{job.job}"
     words = arguments.symmetric(engine, head=head, port=port, cpus=max(8, cores()), temp_dir=folder, command=command)
     variables = {
-        **os.environ,
+        **allocation.for_step(os.environ),
         **engine.ray.variables(),
         "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": str(engine.ray.start_timeout_seconds),
     }
