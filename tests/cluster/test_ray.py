@@ -30,6 +30,7 @@ def seen(text: str) -> dict[str, str]:
     return dict(word.split(":")[:2] for word in line.split()[1:])
 
 
+@pytest.mark.usefixtures("tidy")
 def test_a_command_has_the_gpus_of_both_machines(batch, settings):
     job = batch(counting(settings(environment={"NCCL_DEBUG": "INFO"}, interface="eth0")))
     assert job.wait() == ("COMPLETED", 0), job.text
@@ -39,10 +40,12 @@ def test_a_command_has_the_gpus_of_both_machines(batch, settings):
     assert "1 GPUs, code " in job.text
 
 
+@pytest.mark.usefixtures("tidy")
 def test_the_exit_code_is_the_commands(batch, settings):
     assert batch(launch(settings(), "bash", "-c", "exit 7")).wait()[1] == 7
 
 
+@pytest.mark.usefixtures("tidy")
 def test_runs_that_share_machines_at_once_do_not_meet(batch, settings):
     file = settings()
     jobs = [batch(counting(file)) for _ in range(2)]
@@ -64,6 +67,7 @@ def test_symmetric_run_does_the_same(batch, settings):
     assert set(seen(job.text)) == {"node1", "node2"}
 
 
+@pytest.mark.usefixtures("tidy")
 def test_a_job_with_too_few_machines_is_told_so(batch, settings):
     job = batch(counting(settings()), nodes=1)
     assert job.wait()[1] == 2
@@ -86,6 +90,7 @@ def test_a_machine_that_comes_too_late_is_named(slurm, batch, settings):
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("tidy")
 def test_a_machine_without_the_folder_fails_the_run_at_once(slurm, batch, settings):
     only = testbed.STATE / "scratch" / "one"
     slurm.nodes[0].inside("mkdir", "-p", only)
@@ -94,6 +99,7 @@ def test_a_machine_without_the_folder_fails_the_run_at_once(slurm, batch, settin
     assert f"engine.ray.temp_dir = {only}: no folder that can be written on node2" in job.text
 
 
+@pytest.mark.usefixtures("tidy")
 def test_a_cancelled_job_leaves_nothing(batch, settings, tmp_path):
     job = batch(counting(settings(), tmp_path / "there"))
     job.until((tmp_path / "there").exists, "the command")
@@ -101,6 +107,7 @@ def test_a_cancelled_job_leaves_nothing(batch, settings, tmp_path):
     assert job.wait()[0] == "CANCELLED"
 
 
+@pytest.mark.usefixtures("tidy")
 @pytest.mark.parametrize("program", ["gcs_server", "raylet"])
 def test_a_head_that_dies_ends_the_run_with_a_word(slurm, batch, settings, tmp_path, program):
     job = batch(counting(settings(), tmp_path / "there"))

@@ -41,7 +41,7 @@ def agent(config, environment, role, address, log):
 
 
 def test_head_and_worker_serve_a_command_and_leave_nothing(config, environment, tmp_path):
-    before = set(Path("/tmp").glob("ql-ray-*"))
+    before = set(Path("/tmp").glob("ql-ray-*/holder.lock"))
     address = f"127.0.0.1:{free_port('127.0.0.1')}"
     logs = {role: tmp_path / f"{role}.log" for role in ("head", "worker")}
     agents = [agent(config, environment, role, address, log) for role, log in logs.items()]
@@ -58,7 +58,7 @@ def test_head_and_worker_serve_a_command_and_leave_nothing(config, environment, 
     line = next(line for line in done.stdout.splitlines() if line.startswith("seen "))
     assert len(set(line.split()[1:])) == 2  # two machines by their folders, though by one name
     assert codes == [0, 0], said
-    assert set(Path("/tmp").glob("ql-ray-*")) <= before
+    assert set(Path("/tmp").glob("ql-ray-*/holder.lock")) <= before
 
 
 def test_outside_of_a_job_two_machines_are_refused(config, environment):
@@ -73,6 +73,12 @@ def test_an_address_without_a_ray_is_refused_and_the_command_not_run(config, env
     done = subprocess.run(words, capture_output=True, text=True, env=environment | {"RAY_ADDRESS": address})
     assert done.returncode == 1 and f"no Ray at {address}" in done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_command_that_is_no_program_is_refused_before_anything_is_started(config, environment):
+    words = [*QWENLONG, "ray", "run", "--config", config, "--", "no-such-program"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "no program 'no-such-program' in PATH" in done.stderr
 
 
 def test_one_machine_runs_the_command_in_this_process_and_starts_nothing(tmp_path, environment):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qwenlong.core.config import Config, EngineConfig
-from qwenlong.core.errors import QwenlongError
+from qwenlong.core.errors import QwenlongError, UsageError
 from qwenlong.core.processes import terminate_as_exit
 from qwenlong.training.ray_cluster import allocation, arguments
 from qwenlong.training.ray_cluster.network import free_port, own_address, own_addresses
@@ -31,6 +32,8 @@ def run(config: Config, file: Path, command: Sequence[str]) -> int:
     Raises QwenlongError when a machine is missing, late or unfit, or Ray ends before the command does.
     """
     engine = config.engine
+    if shutil.which(command[0]) is None:
+        raise UsageError(f"no program {command[0]!r} in PATH; give the command and its arguments after --")
     if engine.nodes == 1:
         os.execvp(command[0], list(command))
     check = [*QWENLONG, "ray", "check", "--config", str(file), "--address"]
