@@ -66,7 +66,8 @@ def srun(nodes: Sequence[str], command: Sequence[str]) -> list[str]:
         f"--nodelist={','.join(nodes)}",
         "--cpu-bind=none",
         "--kill-on-bad-exit=1",
-        "--wait=10",
+        # The others may still be clearing up when the first has ended.
+        "--wait=60",
         "--export=ALL",
         "--unbuffered",
         *command,

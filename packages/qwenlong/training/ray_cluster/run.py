@@ -21,7 +21,7 @@ from qwenlong.training.ray_cluster.network import free_port, own_address, own_ad
 from qwenlong.training.ray_cluster.node import cores, temp_folder
 
 #: Seconds that the command and the machines have to end by themselves.
-GRACE = 30.0
+GRACE = 60.0
 QWENLONG = [sys.executable, "-m", "qwenlong"]
 
 
