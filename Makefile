@@ -12,7 +12,7 @@ TIMEOUT ?= 1800
 # Processes that share the test files of `make test`.
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-engines test-slow lint format config
+.PHONY: help setup demo test test-engines test-cluster test-slow lint format config
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: lint ## Lint, then unit and workflow tests with one tiny run through the r
 
 test-engines: setup ## Tests that need verl on Ray, servers and other engines
 	@$(RUN) pytest tests -m "engines and not slow" --timeout $(TIMEOUT)
+
+test-cluster: setup ## The tiny run and Ray in a real Slurm of two machines, made of this one (needs root; Linux)
+	@$(RUN) pytest tests/cluster -m "cluster and not slow" --timeout $(TIMEOUT)
 
 test-slow: setup ## Kill matrices, big inputs, learning runs
 	@$(RUN) pytest tests -m slow --timeout 7200

@@ -20,6 +20,7 @@ COMMANDS = {
     "synthesize": ("qwenlong.synthesis.commands", "app", "Make questions with computed answers from the corpus."),
     "score": ("qwenlong.rewards.commands", "score", "Score responses by rule or judge."),
     "train": ("qwenlong.nano.commands", "app", "Tokenizer, base model, selection of samples, RL stages."),
+    "ray": ("qwenlong.training.ray_cluster.commands", "app", "Ray on the machines of a job."),
     "checkpoint": ("qwenlong.checkpoints.commands", "app", "Convert, merge and verify checkpoints."),
     "agent": ("qwenlong.memory_agent.commands", "app", "Read documents of any length with the memory agent."),
     "evaluate": ("qwenlong.evaluation.commands", "app", "Run and score benchmarks."),

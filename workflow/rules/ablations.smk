@@ -30,15 +30,16 @@ for row in ROWS:
         params:
             code=code_digest("training", "rewards", "memory_agent", "inference"),
             config=settings(
-                "engine",
                 "run.seed",
                 "llm.reward_judge",
+                engine=engine_settings(),
                 stage=stage_settings(RUN.ablation(row)),
             ),
             row=row,
             served=served("llm.reward_judge"),
         shell:
-            '{params.served} qwenlong train stage {params.row:q} --ablation --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
+            '{params.served} qwenlong ray run --config "$QWENLONG_CONFIG" --'
+            ' qwenlong train stage {params.row:q} --ablation --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
             " --documents {input.documents:q} --model {input.model:q} --out {output:q} > {log:q} 2>&1"
 
 

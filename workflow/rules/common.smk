@@ -88,6 +88,11 @@ def stage_settings(stage):
     return stage.model_dump(mode="json", exclude={"save_every", "divergence"})
 
 
+def engine_settings():
+    """Return what the engine decides; how its machines find each other decides nothing."""
+    return RUN.engine.model_dump(mode="json", exclude={"ray"})
+
+
 def merge_settings(merge):
     """Return what a merge reads of its section, and the run's seed where its method draws numbers."""
     keys = ["run.seed"] if merge.method == "dare_ties" else []
@@ -120,6 +125,10 @@ def need(kind):
     }
     if wanted.nodes > 1:
         resources["nodes"] = wanted.nodes
+        # One task a machine: Slurm cuts a job of one task down to one machine. With GPUs the executor asks for none,
+        # and would take the number as tasks per GPU.
+        if not wanted.gpus:
+            resources["tasks"] = wanted.nodes
     if wanted.gpus:
         resources["gres"] = f"gpu:{wanted.gpus}"
     if wanted.partition:

@@ -1,4 +1,4 @@
-# Reinforcement learning by verl on Ray.
+# Reinforcement learning by verl on Ray, over engine.nodes machines.
 #
 # In:  R/stages/rl_<k>/score/train.parquet (rl_1..rl_4), R/synthesis/memory.parquet (memory_rl),
 #      R/bins/samples.parquet (naive_grpo); R/synthesis/documents.parquet; R/models/<parent>/
@@ -34,13 +34,14 @@ for stage in RL_STAGES:
         params:
             code=code_digest("training", "rewards", "memory_agent", "inference"),
             config=settings(
-                "engine",
                 "run.seed",
                 "llm.reward_judge",
+                engine=engine_settings(),
                 stage=stage_settings(RUN.stage(stage)),
             ),
             stage=stage,
             served=served("llm.reward_judge"),
         shell:
-            '{params.served} qwenlong train stage {params.stage:q} --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
+            '{params.served} qwenlong ray run --config "$QWENLONG_CONFIG" --'
+            ' qwenlong train stage {params.stage:q} --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
             " --documents {input.documents:q} --model {input.model:q} --out {output:q} > {log:q} 2>&1"

@@ -64,7 +64,10 @@ def stage(
         provenance.sidecar(
             out,
             inputs={"samples": samples, "documents": documents, "model": model},
-            config={"stage": resolved.model_dump(mode="json"), "engine": settings.engine.model_dump(mode="json")},
+            config={
+                "stage": resolved.model_dump(mode="json"),
+                "engine": settings.engine.model_dump(mode="json", exclude={"ray"}),
+            },
             packages=["training", "rewards", "inference", "memory_agent"],
             seed=settings.run.seed,
             extra=summary,

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from qwenlong.core.config.merging import MergeRow
 from qwenlong.core.config.objectives import DivergenceConfig, GroupTokenLoss, Loss, Truncated
 from qwenlong.core.config.parallel import MemoryConfig, RolloutConfig
+from qwenlong.core.config.ray import RayConfig
 from qwenlong.core.config.section import Section, plain_name
 
 
@@ -232,6 +233,8 @@ class EngineConfig(Section):
     """Memory of training."""
     rollout: RolloutConfig = RolloutConfig()
     """vLLM."""
+    ray: RayConfig = RayConfig()
+    """Ray over several machines, network settings."""
 
     @model_validator(mode="after")
     def _rows(self) -> EngineConfig:

@@ -65,7 +65,7 @@ def environment(config: Config) -> dict[str, str]:
         variables["QWENLONG_ROLLOUT_THREADS"] = variables["OMP_NUM_THREADS"]
     else:
         variables[large_models.COLLECTIVE_TIMEOUT] = str(config.engine.collective_timeout_minutes)
-    return variables
+    return variables | config.engine.ray.variables()
 
 
 def overrides(

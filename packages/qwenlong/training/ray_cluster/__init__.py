@@ -1,0 +1,1 @@
+"""Ray inside an allocation: started on its machines, checked, ended."""
