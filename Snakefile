@@ -34,12 +34,22 @@ localrules:
     rl_stage_2,
     rl_stage_3,
     rl_stage_4,
+    table_2,
+    table_4,
+    table_5,
+    table_7,
+    table_8,
+    table_9,
+    table_10,
+    table_11,
+    table_12,
 
 
 rule all:
     default_target: True
     input:
         f"{R}/audit/report.html",
+        [f"{R}/tables/{table}/{table}.md" for table in REPORTED],
 
 
 include: "workflow/rules/corpus.smk"

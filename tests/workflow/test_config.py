@@ -36,6 +36,9 @@ def test_a_file_that_says_little_has_defaults_not_the_laptops_values(snakemake, 
         ("training: {aepo: {low: 0.9, high: 0.2}}\n", ("bad.yaml", "training.aepo", "0.9", "swap them")),
         ("corpus: {sources: [no_such_source]}\n", ("corpus.sources", "no_such_source", "world_factbook")),
         ("evaluation: {benchmarks: [no_such]}\n", ("evaluation", "no_such", "heldout")),
+        ("evaluation: {data: {framse: data/frames.tsv}}\n", ("evaluation", "framse", "frames")),
+        ("evaluation: {benchmarks: [frames], agent_benchmarks: [frames]}\n", ("evaluation", "frames", "one of them")),
+        ("evaluation: {tables: [table3]}\n", ("evaluation.tables", "table3", "table2")),
     ],
 )
 def test_faults_are_named_without_a_traceback(snakemake, tmp_path, text, parts):

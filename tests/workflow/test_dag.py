@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from qwenlong.evaluation.registry import BENCHMARKS
+
 MODELS = ("base", "naive_grpo", "rl_1", "rl_2", "rl_3", "memory_rl", "sce_merge", "rl_4")
 ROWS = (
     "grpo",
@@ -23,6 +25,11 @@ ROWS = (
     "gspo",
     "clip_cov",
 )
+# Benchmarks of the paper beside our own samples: on every model; of Table 8 and of Table 9 (the agent) on two models.
+SIX = ("docmath", "longbench_v2", "frames", "mrcr_0_128k", "corpusqa_128k", "longbench_v1_qa")
+GENERAL = ("mmlu_pro", "aime24", "aime25", "gpqa_diamond", "longmemeval")
+GENERAL += ("bfcl_v4_memory_kv", "bfcl_v4_memory_vector", "bfcl_v4_memory_rec_sum")
+LONGER = ("mrcr_128k_512k", "mrcr_512k_1m", "corpusqa_1m", "corpusqa_4m")
 MERGES = ("linear", "task_arithmetic", "ties", "dare_ties", "sce_half")
 # The rule that makes each model.
 MAKER = {
@@ -69,35 +76,79 @@ RECIPE = {
 }
 
 
-def expected(rows, merges, generated=False):
-    """The whole DAG with the audit at its end, which waits for the ablation rows and merges given."""
+def expected(rows, merges, paper=False):
+    """The whole DAG with the audit at its end, which waits for the ablation rows and merges given.
+
+    `paper`: with generated samples and the paper's benchmarks. Benchmarks' files are looked at by a test of their own.
+    """
     edges = dict(RECIPE)
-    if generated:
+    if paper:
         # Agents and extracted triples, which only a configuration with endpoints asks for.
         asked = {"mase", "extract", "nl2sql"}
         edges |= {name: {"corpus"} for name in asked} | {"synthesis": RECIPE["synthesis"] | asked}
-    full = {f"evaluate_full {model} heldout": {"synthesis", maker} for model, maker in MAKER.items()}
-    agent = {
-        f"evaluate_agent {model} heldout_long": {"synthesis", maker}
-        for model, maker in MAKER.items()
-        if model != "naive_grpo"
-    }
+    full, agent = ("heldout", *SIX) if paper else ("heldout",), ("heldout_long",)
+    agent += ("mrcr_512k_1m",) if paper else ()
     branch = {}
+
+    def evaluate(rule, scoring, model, maker, benchmarks):
+        for name in benchmarks:
+            ours = {"synthesis"} if name.startswith("heldout") else set()
+            branch[f"{rule} {model} {name}"] = {maker} | ours
+            branch[f"{scoring} {model} {name}"] = {f"{rule} {model} {name}"} | ours
+
+    for model, maker in MAKER.items():
+        both = paper and model in ("base", "rl_4")
+        evaluate("evaluate_full", "score_evaluation", model, maker, (*full, *(GENERAL if both else ())))
+        longer = (*agent, *(LONGER if both else ()))
+        evaluate("evaluate_agent", "score_evaluation", model, maker, longer if model != "naive_grpo" else ())
     for row in rows:
         branch[f"ablation_{row}"] = {"bins", "synthesis", "base"}
         branch[f"convert_ablation {row}"] = {f"ablation_{row}", "base"}
-        branch[f"evaluate_ablation {row} heldout"] = {"synthesis", f"convert_ablation {row}"}
+        evaluate("evaluate_ablation", "score_ablation", row, f"convert_ablation {row}", full)
     for row in merges:
         # {base, convert_3, convert_memory} -> merge, evaluated as the recipe's own
         branch[f"merge_ablation {row}"] = {"base", "convert_3", "convert_memory"}
-        branch[f"evaluate_ablation {row} heldout"] = {"synthesis", f"merge_ablation {row}"}
-        branch[f"evaluate_ablation_agent {row} heldout_long"] = {"synthesis", f"merge_ablation {row}"}
+        evaluate("evaluate_ablation", "score_ablation", row, f"merge_ablation {row}", full)
+        evaluate("evaluate_ablation_agent", "score_ablation", row, f"merge_ablation {row}", agent)
     stages = {"rl_1", "rl_2", "rl_3", "memory_rl", "rl_4", "naive_grpo"}
     scores = {"score_1", "score_2", "score_3", "score_4"}
     selection = {"corpus", "synthesis", "data_card", "verification", "difficulty", "bins", "sce_merge"}
-    last = {node for node in branch if node.startswith("evaluate_")}
-    audit = {"audit": {*stages, *scores, *selection, *full, *agent, *last}, "all": {"audit"}}
-    return edges | full | agent | branch | audit
+    last = {node for node in branch if node.startswith("score_")}
+    audit = {"audit": {*stages, *scores, *selection, *last}, "all": {"audit"}}
+    if paper:
+        audit |= {f"paper_table {name}": table(name) for name in TABLES}
+        audit["all"] |= {f"paper_table {name}" for name in TABLES}
+    return edges | branch | audit
+
+
+TABLES = ("table2", "table4", "table5", "table7", "table8", "table9", "table10", "table11", "table12")
+#: Rows of the ablation tables that this project trains.
+ABLATION_ROWS = {
+    "table2": ("grpo", "task_balanced", "task_balanced_batch_std", "task_balanced_task_batch_std"),
+    "table4": (
+        "grpo",
+        *(f"{level}_clip_{side}_entropy" for level in ("token", "sequence") for side in ("low", "high")),
+    ),
+    "table5": ("grpo", "aepo"),
+}
+
+
+def table(name):
+    """What a table of the paper reads."""
+    both = ("base", "rl_4")
+    if name in ABLATION_ROWS:
+        rows = {f"score_ablation {row} {benchmark}" for row in ABLATION_ROWS[name] for benchmark in SIX}
+        return rows | {f"score_evaluation base {benchmark}" for benchmark in SIX}
+    models, benchmarks = {
+        "table7": (both, SIX),
+        "table8": (both, GENERAL),
+        "table9": (both, LONGER),
+        "table10": (MODELS, (*SIX, "mrcr_512k_1m")),
+        "table11": (both, ("longbench_v2",)),
+        "table12": (both, ("longbench_v1_qa",)),
+    }[name]
+    pairs = {(model, benchmark) for model in models for benchmark in benchmarks}
+    return {f"score_evaluation {m} {b}" for m, b in pairs - {("naive_grpo", "mrcr_512k_1m")}}
 
 
 @pytest.mark.parametrize(
@@ -108,11 +159,11 @@ def test_nodes_and_edges_are_those_of_the_recipe(plan, config, rows, merges):
     found = plan(config)
     # Sources of documents feed the corpus; weights that come as a package (h200) feed tokenizer and base.
     edges = {
-        name: {read for read in reads if not read.startswith("fetch ")}
+        name: {read for read in reads if not read.startswith("fetch")}
         for name, reads in found.edges.items()
-        if name.split()[0] not in ("fetch", "corpus")
+        if name.split()[0] not in ("fetch", "fetch_benchmark", "corpus")
     }
-    assert edges == expected(rows, merges, generated=config == "configs/paper.yaml")
+    assert edges == expected(rows, merges, paper=config == "configs/paper.yaml")
     assert found.edges["corpus"] == {f"fetch {source}" for source in found.run.corpus.sources}
 
 
@@ -138,6 +189,48 @@ def test_a_laptop_asks_no_model(plan):
     assert "--candidates" not in jobs["synthesis"].command and "''" not in jobs["synthesis"].command
 
 
+def test_published_files_feed_asking_and_scoring_of_their_benchmark(plan):
+    found = plan("configs/paper.yaml")
+    for name, reads in found.edges.items():
+        kind, *words = name.split()
+        if kind.startswith(("evaluate_", "score_")) and words:
+            fetched = {read.split()[1] for read in reads if read.startswith("fetch_benchmark ")}
+            if words[-1].startswith("heldout") or words[-1] in found.run.evaluation.data:
+                assert not fetched
+            else:
+                (source,) = fetched
+                shared = BENCHMARKS[source].source == BENCHMARKS[words[-1]].source if source in BENCHMARKS else False
+                assert source == words[-1] or shared
+    command = found.jobs["evaluate_full base longbench_v2"].command
+    assert "--documents" not in command and "data/cache/benchmarks/longbench_v2" in command
+    # A given file need not be there for a plan.
+    for name in ("evaluate_agent base corpusqa_4m", "score_evaluation base corpusqa_4m"):
+        assert f" {found.run.evaluation.data['corpusqa_4m']} " in found.jobs[name].command
+    assert "--documents" in found.jobs["evaluate_full base heldout"].command
+
+
+def test_the_judge_is_scorings_alone(plan):
+    jobs = plan("configs/paper.yaml").jobs
+    assert jobs["evaluate_full base frames"].outputs == tuple(
+        f"results/paper/evaluation/base/frames/{file}" for file in ("predictions.jsonl", "run.json")
+    )
+    assert jobs["score_evaluation base frames"].outputs == ("results/paper/evaluation/base/frames/scores.json",)
+    assert all("--no-score" in job.command for name, job in jobs.items() if name.startswith("evaluate_"))
+
+
+@pytest.mark.parametrize("number", [name.removeprefix("table") for name in TABLES])
+def test_a_table_alone_plans_its_own_cells(plan, number):
+    """Also where the configuration evaluates nothing else than held-out samples."""
+    for config in ("configs/paper.yaml", None):
+        found = plan(config, f"table_{number}")
+        assert found.edges[f"paper_table table{number}"] == table(f"table{number}")
+        scored = {name for name in found.jobs if name.split()[0] in ("score_evaluation", "score_ablation")}
+        assert scored == table(f"table{number}")
+        assert "audit" not in found.jobs and not any("heldout" in name for name in scored)
+    if number in ("9", "10"):
+        assert "--agent" in found.jobs["evaluate_agent rl_4 mrcr_512k_1m"].command
+
+
 def test_eight_models_are_evaluated_and_all_but_naive_grpo_through_the_agent(plan):
     jobs = plan("configs/paper.yaml", "evaluate").jobs
     assert {name.split()[1] for name in jobs if name.startswith("evaluate_full")} == set(MODELS)
@@ -157,9 +250,9 @@ def test_eight_models_are_evaluated_and_all_but_naive_grpo_through_the_agent(pla
         ("memory_rl", "memory_rl", "convert_memory"),
         ("merge", "sce_merge", "score_4"),
         ("convert", "convert_4", "evaluate_full base heldout"),
-        ("evaluate", "evaluate_full rl_4 heldout", "audit"),
-        ("ablations", "evaluate_ablation aepo heldout", "rl_4"),
-        ("ablations", "evaluate_ablation_agent ties heldout_long", "sce_merge"),
+        ("evaluate", "score_evaluation rl_4 heldout", "audit"),
+        ("ablations", "score_ablation aepo heldout", "rl_4"),
+        ("ablations", "score_ablation ties heldout_long", "sce_merge"),
         ("audit", "audit", "all"),
     ],
 )
@@ -195,7 +288,7 @@ def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
         text = file.read_text(encoding="utf-8")
         for block in re.split(r"(?m)^\s*rule\b|^use rule", text)[1:]:
             name = block.strip().split("\n")[0]
-            if re.match(r" ?evaluate_(full|agent) as", block):
+            if re.match(r" ?(evaluate_full|evaluate_agent|score_evaluation) as", block):
                 continue  # inherits what it does not set
             keys = re.findall(r"(?m)^ {4,8}(input|output|log|benchmark|threads|resources|params|shell):", block)
             order = ["input", "output", "log", "benchmark", "threads", "resources", "params", "shell"]
@@ -203,4 +296,4 @@ def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
             assert set(order[1:]) <= set(keys), f"{file.name}: {name}: lacks {set(order) - set(keys)}"
             assert re.search(r"code=(code|module)_digest\(", block), f"{file.name}: {name}: no code digest"
             found += 1
-    assert found == 21
+    assert found == 24

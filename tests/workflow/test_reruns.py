@@ -8,7 +8,8 @@ import pytest
 
 STAGES_AFTER_FIRST = {"convert_1", "score_2", "rl_2", "convert_2", "score_3", "rl_3", "convert_3", "memory_rl"}
 STAGES_AFTER_FIRST |= {"convert_memory", "sce_merge", "score_4", "rl_4", "convert_4"}
-EVALUATED = {"evaluate_full", "evaluate_agent", "audit", "all"}
+SCORED = {"score_evaluation", "audit", "all"}
+EVALUATED = {"evaluate_full", "evaluate_agent"} | SCORED
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,9 @@ def test_other_settings_rerun_what_reads_them(project):
     assert set(project.planned("merge={select_top: 0.5}")) == {"sce_merge", "score_4", "rl_4", "convert_4"} | EVALUATED
     assert set(project.planned("evaluation={max_output_tokens: 8}")) == EVALUATED
     assert set(project.planned("agent={memory_tokens: 12}")) == EVALUATED - {"evaluate_full"}
+    # Another judge scores what was answered before.
+    judge = "{base_url: 'http://localhost:8002/v1', model: other}"
+    assert set(project.planned(f"llm={{evaluation_judge: {judge}}}")) == SCORED
     assert "fetch" not in project.planned("run={seed: 3}")
     assert "corpus" in project.planned("run={seed: 3}")
 
@@ -47,7 +51,7 @@ def test_a_setting_of_a_merge_reruns_that_merge_and_what_follows_it(make_project
         found = project.planned(f"ablations={{merges: [{', '.join(rows)}]}}", target="ablations", **more)
         return {name: count for name, count in found.items() if name != "ablations"}
 
-    once = {"merge_ablation": 1, "evaluate_ablation": 1, "evaluate_ablation_agent": 1}
+    once = {"merge_ablation": 1, "evaluate_ablation": 1, "evaluate_ablation_agent": 1, "score_ablation": 2}
     assert planned(LINEAR, DARE) == {}
     # Order decides nothing, nor does what stands there by default.
     assert planned(DARE, LINEAR) == {}
@@ -70,7 +74,9 @@ def test_what_changes_no_result_reruns_nothing(project, override):
 @pytest.mark.parametrize(
     ("file", "rerun"),
     [
-        ("evaluation/scoring.py", EVALUATED),
+        ("evaluation/benchmarks/heldout.py", EVALUATED),
+        ("evaluation/scoring.py", SCORED),
+        ("evaluation/tables/latex.py", set()),
         ("audit/report.py", {"audit", "all"}),
         ("datacard/charts.py", {"data_card", "audit", "all"}),
         ("checkpoints/sce.py", None),

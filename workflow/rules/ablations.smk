@@ -1,8 +1,8 @@
 # Rows of Tables 2, 4 and 5: each trained alone from the base model, converted, evaluated. Rows of Table 10's merge:
 # the models that the recipe merges under other settings, evaluated as its own merge is.
 #
-# In:  R/bins/samples.parquet, R/synthesis/{heldout,heldout_long,documents}.parquet, R/models/base/; for merges
-#      R/models/{rl_3,memory_rl}/
+# In:  R/bins/samples.parquet, R/models/base/; for merges R/models/{rl_3,memory_rl}/; what the benchmarks of evaluation.smk
+#      read
 # Out: R/ablations/<row>/policy/         verl's shards of the last step, stage.json, metrics; not of merges
 #      R/ablations/<row>/model/          the converted or merged model
 #      R/ablations/<row>/evaluation/<benchmark>/{predictions.jsonl,scores.json,run.json}
@@ -90,12 +90,11 @@ rule merge_ablation:
 
 use rule evaluate_full as evaluate_ablation with:
     input:
-        data=f"{R}/synthesis/{{benchmark}}.parquet",
-        documents=rules.synthesis.output.documents,
+        examples=items_made,
+        documents=documents_made,
         model=f"{R}/ablations/{{row}}/model",
     output:
         predictions=f"{R}/ablations/{{row}}/evaluation/{{benchmark}}/predictions.jsonl",
-        scores=f"{R}/ablations/{{row}}/evaluation/{{benchmark}}/scores.json",
         run=f"{R}/ablations/{{row}}/evaluation/{{benchmark}}/run.json",
     log:
         f"{R}/logs/ablations/{{row}}-{{benchmark}}.log",
@@ -103,17 +102,16 @@ use rule evaluate_full as evaluate_ablation with:
         f"{R}/benchmarks/ablations/{{row}}-{{benchmark}}.tsv"
     wildcard_constraints:
         row="|".join([*ROWS, *MERGES]) or "$none",
-        benchmark="|".join(RUN.evaluation.benchmarks) or "$none",
+        benchmark="|".join(FULL),
 
 
 use rule evaluate_agent as evaluate_ablation_agent with:
     input:
-        data=f"{R}/synthesis/{{benchmark}}.parquet",
-        documents=rules.synthesis.output.documents,
+        examples=items_made,
+        documents=documents_made,
         model=f"{R}/ablations/{{row}}/model",
     output:
         predictions=f"{R}/ablations/{{row}}/evaluation/{{benchmark}}/predictions.jsonl",
-        scores=f"{R}/ablations/{{row}}/evaluation/{{benchmark}}/scores.json",
         run=f"{R}/ablations/{{row}}/evaluation/{{benchmark}}/run.json",
     log:
         f"{R}/logs/ablations/{{row}}-{{benchmark}}.log",
@@ -121,4 +119,19 @@ use rule evaluate_agent as evaluate_ablation_agent with:
         f"{R}/benchmarks/ablations/{{row}}-{{benchmark}}.tsv"
     wildcard_constraints:
         row="|".join(MERGES) or "$none",
-        benchmark="|".join(RUN.evaluation.agent_benchmarks) or "$none",
+        benchmark="|".join(AGENT),
+
+
+use rule score_evaluation as score_ablation with:
+    input:
+        examples=items_made,
+        predictions=f"{R}/ablations/{{row}}/evaluation/{{benchmark}}/predictions.jsonl",
+    output:
+        scores=f"{R}/ablations/{{row}}/evaluation/{{benchmark}}/scores.json",
+    log:
+        f"{R}/logs/ablations/{{row}}-{{benchmark}}-score.log",
+    benchmark:
+        f"{R}/benchmarks/ablations/{{row}}-{{benchmark}}-score.tsv"
+    wildcard_constraints:
+        row="|".join([*ROWS, *MERGES]) or "$none",
+        benchmark="|".join([*FULL, *AGENT]),

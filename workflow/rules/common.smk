@@ -22,6 +22,9 @@ from qwenlong.core.files import (
 )
 from qwenlong.corpus.folders import listing_digest
 from qwenlong.corpus.sources import chosen, packages
+from qwenlong.evaluation.parts import AFTER_RESPONSES, AFTER_SCORES
+from qwenlong.evaluation.registry import BENCHMARKS
+from qwenlong.evaluation.tables import layout
 
 
 def load_run():
@@ -124,10 +127,63 @@ def cpus(kind):
     return wants(kind).cpus
 
 
+def published_as(benchmark):
+    """Return the benchmark by whose name the published files are kept: those of the same files share them."""
+    source = BENCHMARKS[benchmark].source if benchmark in BENCHMARKS else None
+    if source is None:
+        return benchmark
+    return next(name for name, other in BENCHMARKS.items() if other.source == source)
+
+
+def items_made(wildcards):
+    """Return what must be there before a benchmark's items can be read: our samples, or the note of fetched files."""
+    if wildcards.benchmark in OWN:
+        return items_file(wildcards)
+    given = wildcards.benchmark in RUN.evaluation.data
+    return [] if given else f"{PUBLISHED}/{published_as(wildcards.benchmark)}/fetched.json"
+
+
+def items_file(wildcards):
+    """Return the file or folder that holds a benchmark's items."""
+    benchmark = wildcards.benchmark
+    if benchmark in OWN:
+        return f"{R}/synthesis/{benchmark}.parquet"
+    if benchmark in RUN.evaluation.data:
+        return RUN.evaluation.data[benchmark]
+    folder = f"{PUBLISHED}/{published_as(benchmark)}"
+    source = BENCHMARKS[benchmark].source if benchmark in BENCHMARKS else None
+    return f"{folder}/{source.files[0]}" if source is not None and len(source.files) == 1 else folder
+
+
+def items_digest(wildcards):
+    """Return a digest of a given file's listing: it is no input of the DAG, which is planned where it is missing."""
+    path = RUN.evaluation.data.get(wildcards.benchmark)
+    return "" if path is None else listing_digest(path)
+
+
+def documents_made(wildcards):
+    """Return the documents that a benchmark's items name, where they lie in a file of their own."""
+    return f"{R}/synthesis/documents.parquet" if wildcards.benchmark in OWN else []
+
+
+def cells(table):
+    """Return the score files of a table of the paper, of the rows that the configuration has."""
+    files = []
+    for model, benchmark, _ in layout.runs(table):
+        if model.name in (ROWS if model.ablation else MODELS):
+            files.append(f"{R}/{model.folder}/{benchmark}/scores.json")
+    return files
+
+
 def evaluations(models, benchmarks):
     """Return the score files of models on benchmarks."""
     return [f"{R}/evaluation/{model}/{benchmark}/scores.json" for model in models for benchmark in benchmarks]
 
+
+# Benchmarks of our own samples: their items are made by the run.
+OWN = ("heldout", "heldout_long")
+# All that can be evaluated.
+KNOWN = {*OWN, *layout.BENCHMARKS, *BENCHMARKS}
 
 try:
     RUN = load_run()
@@ -145,18 +201,20 @@ try:
         if MODEL_SOURCES
         else SOURCES
     )
-    for benchmark in (*RUN.evaluation.benchmarks, *RUN.evaluation.agent_benchmarks):
-        if benchmark not in ("heldout", "heldout_long"):
-            raise ConfigError(f"evaluation: benchmark {benchmark!r} has no data here; use heldout or heldout_long")
+    for benchmark in (*RUN.evaluation.benchmarks, *RUN.evaluation.agent_benchmarks, *RUN.evaluation.data):
+        if benchmark not in KNOWN:
+            raise ConfigError(f"evaluation: no benchmark {benchmark!r}; there are {', '.join(sorted(KNOWN))}")
 except QwenlongError as error:
     refuse(error)
 
-# What evaluation reads of the configuration, besides the models.
-EVALUATION_KEYS = [f"evaluation.{key}" for key in ("max_input_tokens", "max_output_tokens", "temperature", "top_p")]
-EVALUATION_KEYS += ["evaluation.samples", "base.window", "llm.evaluation_judge", "engine.dtype", "run.seed"]
+# What asking a benchmark's items reads of the configuration, besides the models; the judge is scoring's.
+WHICH = ("benchmarks", "agent_benchmarks", "tables", "data")
+EVALUATION_KEYS = [f"evaluation.{key}" for key in type(RUN.evaluation).model_fields if key not in WHICH]
+EVALUATION_KEYS += ["base.window", "engine.dtype", "run.seed"]
 
 R = RUN.run.results
 CACHE = RUN.corpus.cache
+PUBLISHED = f"{CACHE}/benchmarks"
 # What the base model is made from, besides samples.
 BASE_FILES = [f"{CACHE}/{name}" for name in MODEL_SOURCES] + (NANO_FILES if RUN.base.kind == "nano" else [])
 ROWS = [row.name for row in RUN.ablations.rows]
@@ -164,15 +222,49 @@ MERGES = {row.name: row for row in RUN.ablations.merges}
 AGENT_MODELS = [model for model in MODELS if model != "naive_grpo"]
 # The resolved configuration, named by its content: a dry-run with other values cannot change it under a running job.
 RESOLVED = f"{R}/state/configs/{config_files.digest(RUN)[:16]}.yaml"
-EVALUATIONS = evaluations(MODELS, RUN.evaluation.benchmarks) + evaluations(
-    AGENT_MODELS, RUN.evaluation.agent_benchmarks
-)
-ABLATIONS = [
-    f"{R}/ablations/{row}/evaluation/{benchmark}/scores.json"
-    for rows, benchmarks in (
-        ([*ROWS, *MERGES], RUN.evaluation.benchmarks),
-        (MERGES, RUN.evaluation.agent_benchmarks),
+# Benchmarks by how they are read: as configured, then those of the paper's tables.
+FULL = list(
+    dict.fromkeys(
+        [
+            *RUN.evaluation.benchmarks,
+            *(b for b in layout.BENCHMARKS if b not in (*layout.AGENT_BENCHMARKS, *RUN.evaluation.agent_benchmarks)),
+        ]
     )
-    for row in rows
-    for benchmark in benchmarks
-]
+)
+AGENT = list(
+    dict.fromkeys(
+        [
+            *RUN.evaluation.agent_benchmarks,
+            *(b for b in layout.AGENT_BENCHMARKS if b not in RUN.evaluation.benchmarks),
+        ]
+    )
+)
+TABLES = {table: cells(table) for table in layout.TABLES}
+CHOSEN = [table for table in layout.TABLES if table in RUN.evaluation.tables]
+# Those whose cells the whole run makes.
+REPORTED = [table for table in CHOSEN if RUN.ablations.in_report or table not in layout.ABLATION_TABLES]
+EVALUATIONS = list(
+    dict.fromkeys(
+        [
+            *evaluations(MODELS, RUN.evaluation.benchmarks),
+            *evaluations(AGENT_MODELS, RUN.evaluation.agent_benchmarks),
+            *(file for table in CHOSEN if table not in layout.ABLATION_TABLES for file in TABLES[table]),
+        ]
+    )
+)
+ABLATIONS = list(
+    dict.fromkeys(
+        [
+            *(
+                f"{R}/ablations/{row}/evaluation/{benchmark}/scores.json"
+                for rows, benchmarks in (
+                    ([*ROWS, *MERGES], RUN.evaluation.benchmarks),
+                    (MERGES, RUN.evaluation.agent_benchmarks),
+                )
+                for row in rows
+                for benchmark in benchmarks
+            ),
+            *(file for table in CHOSEN if table in layout.ABLATION_TABLES for file in TABLES[table]),
+        ]
+    )
+)

@@ -23,8 +23,20 @@ rule convert:
 rule evaluate:
     input:
         EVALUATIONS,
+        [f"{R}/tables/{table}/{table}.md" for table in CHOSEN if table not in layout.ABLATION_TABLES],
 
 
 rule ablations:
     input:
         ABLATIONS,
+        [f"{R}/tables/{table}/{table}.md" for table in CHOSEN if table in layout.ABLATION_TABLES],
+
+
+# What one table of the paper needs, and nothing else.
+for table in layout.TABLES:
+
+    rule:
+        name:
+            table.replace("table", "table_")
+        input:
+            f"{R}/tables/{table}/{table}.md",

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qwenlong.audit.claims import Claim, Published
 from qwenlong.audit.results import Scores, read_metrics
 from qwenlong.audit.tables import COUNTERPARTS, TABLE10_ROWS, Evaluations
 from qwenlong.core.config import RL_STAGES, Config
+from qwenlong.core.published import Claim, Published
 
 #: seen: as claimed, beyond noise. leaning, against: as claimed or not, within noise. contradicted: opposite, beyond it.
 Verdict = Literal["seen", "leaning", "against", "contradicted", "not measured"]

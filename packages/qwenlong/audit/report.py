@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong.audit import assumptions, chain, checks, curves, exports, merge_figures, merges, tables
-from qwenlong.audit.claims import load
 from qwenlong.audit.results import Scores, read_metrics, read_similarity, sidecars
 from qwenlong.core import config_files
 from qwenlong.core.config import MODELS, RL_STAGES, AblationRow, Config
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import dump_json, read_json, read_jsonl, read_parquet, write_text
+from qwenlong.core.published import load
 from qwenlong.core.records import TASKS, Prediction, Sample
 from qwenlong.datacard import page as cards
 from qwenlong.datacard.figures import embedded
@@ -245,7 +245,7 @@ def _cut(text: str) -> str:
 
 def _examples(results: Path, config: Config, evaluations: tables.Evaluations) -> Iterator[Example]:
     """Yield the first held-out question of each task with the responses of the base and the last model there is."""
-    benchmark = next(iter(config.evaluation.benchmarks), "")
+    benchmark = tables.HELDOUT if tables.HELDOUT in config.evaluation.benchmarks else ""
     source = results / "synthesis" / f"{benchmark}.parquet"
     present = [m for m in MODELS if (results / "evaluation" / m / benchmark / "predictions.jsonl").is_file()]
     if not source.is_file() or not present:

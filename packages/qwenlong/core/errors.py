@@ -19,3 +19,7 @@ class ConfigError(UsageError):
 
 class DataError(QwenlongError):
     """Data that cannot be used: the message names the file or record, what is wrong, and the remedy."""
+
+
+class StorageError(QwenlongError):
+    """A file that cannot be written, mostly for want of space: nothing that follows could be kept either."""

@@ -11,14 +11,14 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from qwenlong.core.errors import DataError, QwenlongError
+from qwenlong.core.errors import DataError, QwenlongError, StorageError
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
@@ -137,7 +137,7 @@ def _explain(error: OSError, target: Path) -> Exception:
 def append_line(descriptor: int, line: bytes, path: Path) -> None:
     """Append a line to an open file and wait until it is on disk: all of it or, when the disk is full, none.
 
-    One process at a time. Raises QwenlongError when the disk is full.
+    One process at a time. Raises StorageError when the disk is full.
     """
     size = os.fstat(descriptor).st_size
     try:
@@ -150,9 +150,9 @@ def append_line(descriptor: int, line: bytes, path: Path) -> None:
         raise disk_full(path, getattr(error, "strerror", None)) from error
 
 
-def disk_full(target: str | os.PathLike[str], reason: str | None = None) -> QwenlongError:
+def disk_full(target: str | os.PathLike[str], reason: str | None = None) -> StorageError:
     """Return the error that says that `target` cannot be written for want of space."""
-    return QwenlongError(
+    return StorageError(
         f"cannot write {target}: {reason or os.strerror(errno.ENOSPC)}; nothing was left half-written. "
         "Free space on that file system, or set run.results to another one, and run the same command again"
     )
@@ -331,13 +331,15 @@ def digest_value(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def code_digest(*names: str) -> str:
+def code_digest(*names: str, without: Collection[str] = ()) -> str:
     """Return a digest of the sources of `qwenlong.<name>` for each package or module named, `core` always.
 
-    Templates and other data files of a package count. Rules carry it as a parameter, so that a change of code reruns
-    what it touches and nothing else. Raises QwenlongError for a name that is neither.
+    Templates and other data files of a package count; packages and modules in `without` do not, though a package named
+    holds them. Rules carry it as a parameter, so that a change of code reruns what it touches and nothing else. Raises
+    QwenlongError for a name that is neither.
     """
     root = Path(__file__).resolve().parents[1]
+    left_out = {root.joinpath(*name.split(".")) for name in without}
     state = hashlib.sha256()
     for name in sorted({"core", *names}):
         folder = root.joinpath(*name.split("."))
@@ -349,6 +351,6 @@ def code_digest(*names: str) -> str:
         else:
             raise QwenlongError(f"no package or module qwenlong.{name} to digest; name one under {root.name}/")
         for file in files:
-            if not file.name.startswith("."):
+            if not file.name.startswith(".") and not left_out & {file.with_suffix(""), *file.parents}:
                 state.update(f"{file.relative_to(root).as_posix()}\0{sha256_file(file)}\n".encode())
     return state.hexdigest()[:16]

@@ -88,7 +88,11 @@ class Sample(Record):
 
 
 class Prediction(Record):
-    """One model response. `finish_reason` is "stop", "length" or "error"."""
+    """One model response. `finish_reason` is "stop", "length" or "error" (or another word of the server).
+
+    `prompt_digest` is the SHA-256 of the rendered prompt, in UTF-8; of several turns, of their digests in order, one a
+    line. Empty where it is not known.
+    """
 
     id: str
     response: str
@@ -97,6 +101,7 @@ class Prediction(Record):
     n_response_tokens: int
     model: str
     error: str | None = None
+    prompt_digest: str = ""
 
 
 class Score(Record):

@@ -45,6 +45,13 @@ class Tokenizer:
         """Return the number of tokens of each of many plain texts, on all cores."""
         return [len(encoding) for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where the tokens of plain text stand in it, [start, end) in characters.
+
+        Tokens of less than a character share its span; blanks around a token may lie outside of it.
+        """
+        return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """Return the text of token ids."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))

@@ -1,8 +1,7 @@
-"""Two models on the same items, and the Markdown tables of all of them."""
+"""Two models on the same items."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from qwenlong.core import seeds
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import read_json
 from qwenlong.evaluation import metrics
-from qwenlong.evaluation.scoring import SHARES
-
-#: What scoring.prediction_id adds to the id of an item that is asked several times.
-_SAMPLE = re.compile(r"@\d+$")
+from qwenlong.evaluation.judging import FAILED
+from qwenlong.evaluation.predictions import SAMPLE
+from qwenlong.evaluation.scoring import SEED, SHARES
 
 
 def read_scores(path: Path) -> dict[str, Any]:
@@ -30,67 +28,141 @@ def read_scores(path: Path) -> dict[str, Any]:
 
 def item_values(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return item → value by group; several responses to an item are averaged, errors left out."""
+    groups = scores.get("groups")
     table: dict[str, dict[str, list[float]]] = {}
     for row in scores["items"]:
         if row["error"] is None:
-            for group, value in row["values"].items():
-                if group not in SHARES:
-                    table.setdefault(group, {}).setdefault(_SAMPLE.sub("", row["id"]), []).append(value)
-    return {group: {name: sum(v) / len(v) for name, v in items.items()} for group, items in table.items()}
+            for name, value in row["values"].items():
+                if name not in SHARES and (groups is None or name in groups):
+                    table.setdefault(name, {}).setdefault(SAMPLE.sub("", row["id"]), []).append(value)
+    return {name: {item: sum(v) / len(v) for item, v in items.items()} for name, items in table.items()}
+
+
+def attempted_values(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return item → value by group, slice and rule, a response without a score counting 0, as in "avg".
+
+    Items whose judge gave no reply are left out: what they are worth is not known.
+    """
+    known = _members(scores)
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    # An item's own id may look like a response's.
+    ids = {item for group in known["groups"].values() for item in group}
+    for row in scores["items"]:
+        rows.setdefault(row["id"] if row["id"] in ids else SAMPLE.sub("", row["id"]), []).append(row)
+    judged = {item: responses for item, responses in rows.items() if not any(map(_unjudged, responses))}
+    headlines = {
+        item: _mean(responses, group)
+        for group, items in known["groups"].items()
+        for item in items
+        if (responses := judged.get(item)) is not None
+    }
+    table = {
+        name: {item: headlines[item] for item in items if item in headlines}
+        for name, items in {**known["slices"], **known["groups"]}.items()
+    }
+    for rule in scores.get("rules", ()):
+        table.setdefault(rule, {item: _mean(responses, rule) for item, responses in judged.items()})
+    return table
+
+
+def _members(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Sequence[str]]]:
+    if "groups" in scores:
+        return {"groups": scores["groups"], "slices": scores.get("slices", {})}
+    # Files from before rules and slices: an item's only value is its group's.
+    groups: dict[str, list[str]] = {}
+    for group, items in item_values(scores).items():
+        groups[group] = list(items)
+    return {"groups": groups, "slices": {}}
+
+
+def _mean(responses: Sequence[Mapping[str, Any]], name: str) -> float:
+    return sum(row["values"][name] for row in responses if row["error"] is None) / len(responses)
+
+
+def _unjudged(row: Mapping[str, Any]) -> bool:
+    return any(one["error"] in FAILED for one in (row["judge"] or {}).values())
 
 
 def compare(first: Mapping[str, Any], second: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Return second - first by group and on average, over the items both have, with paired bootstrap intervals.
+    """Return second - first over the items both have: by group, slice and rule, and "avg" as the benchmark averages.
 
-    Raises DataError when the benchmarks differ or no item is common.
+    Intervals are of paired resamples. `mcnemar` has, for groups, slices and "avg", the exact test of right against
+    wrong, where every item has one response and the headline rule gives 0 or 1. Raises DataError when benchmark,
+    headline rule or judge differ, or no item is common.
     """
+    _check_alike(first, second)
+    a, b = attempted_values(first), attempted_values(second)
+    members = _members(first)
+    ids = [{item for group in _members(one)["groups"].values() for item in group} for one in (first, second)]
+    pairs = {
+        name: [(a[name][item], b[name][item]) for item in sorted(set(a[name]) & set(b[name]))]
+        for name in a
+        if name in b
+    }
+    differences = {name: [y - x for x, y in values] for name, values in pairs.items() if values}
+    groups = {name: differences[name] for name in members["groups"] if name in differences}
+    if not groups:
+        raise DataError("no item is scored in both; compare runs on the same data")
+    table = {name: metrics.mean(values, seed, SEED) for name, values in differences.items()}
+    means = _resampled(groups, first.get("average", "groups"), seed)
+    table["avg"] = (
+        metrics.average(groups, seed)
+        if first.get("average", "groups") == "groups"
+        else metrics.mean([value for values in groups.values() for value in values], seed, SEED)
+    )
+    return {
+        "benchmark": first["benchmark"],
+        "headline": first.get("headline", ""),
+        "difference": table,
+        "mcnemar": _tests(first, second, pairs, members),
+        "share_of_resamples_above_zero": float(np.mean(means > 0)),
+        "n_common": len(ids[0] & ids[1]),
+        "n_left_out": len(ids[0] & ids[1]) - sum(map(len, groups.values())),
+        "n_only_first": len(ids[0] - ids[1]),
+        "n_only_second": len(ids[1] - ids[0]),
+    }
+
+
+def _check_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     if first["benchmark"] != second["benchmark"]:
         raise DataError(f"the scores are of {first['benchmark']} and {second['benchmark']}; compare the same benchmark")
-    a, b = item_values(first), item_values(second)
-    differences: dict[str, list[float]] = {}
-    for group in sorted(set(a) & set(b)):
-        common = sorted(set(a[group]) & set(b[group]))
-        differences[group] = [b[group][name] - a[group][name] for name in common]
-    if not any(differences.values()):
-        raise DataError("no item is scored in both; compare runs on the same data")
-    table = {group: metrics.mean(values, seed, group) for group, values in differences.items()}
-    table["avg"] = metrics.average(differences, seed)
-    share = _positive_share(differences, seed)
-    return {"benchmark": first["benchmark"], "difference": table, "share_of_resamples_above_zero": share}
+    rules = [one.get("headline", "") for one in (first, second)]
+    if rules[0] != rules[1]:
+        raise DataError(
+            f"A is scored by {rules[0]}, B by {rules[1]}; score both with the same judge, or with --no-judge"
+        )
+    a, b = (one.get("judge") for one in (first, second))
+    if a is None or b is None:
+        return
+    if a["model"] != b["model"]:
+        raise DataError(f"the judge of A is {a['model']}, that of B {b['model']}; score both with the same judge")
+    # A criterion about which one of both was never asked decided nothing.
+    other = [name for name in a["templates"] if b["templates"].get(name, a["templates"][name]) != a["templates"][name]]
+    if other:
+        raise DataError(
+            f"the judge's template {other[0]!r} is another in A than in B; score both anew with one version"
+        )
 
 
-def _positive_share(differences: Mapping[str, Sequence[float]], seed: int) -> float:
-    means = [
-        metrics.resampled_means(values, seeds.derive(seed, "bootstrap", group))
-        for group, values in sorted(differences.items())
-        if values
+def _tests(
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
+    pairs: Mapping[str, Sequence[tuple[float, float]]],
+    members: Mapping[str, Mapping[str, Sequence[str]]],
+) -> dict[str, Any]:
+    if max(one.get("samples", 1) for one in (first, second)) > 1:
+        return {}
+    named = {name: pairs[name] for name in (*members["groups"], *members["slices"]) if pairs.get(name)}
+    named["avg"] = [pair for name in members["groups"] for pair in pairs.get(name, ())]
+    found = {name: metrics.mcnemar([x for x, _ in rows], [y for _, y in rows]) for name, rows in named.items()}
+    return {name: test for name, test in found.items() if test is not None}
+
+
+def _resampled(differences: Mapping[str, Sequence[float]], average: str, seed: int) -> metrics.Floats:
+    if average == "items":
+        differences = {SEED: [value for values in differences.values() for value in values]}
+    each = [
+        metrics.resampled_means(values, seeds.derive(seed, "bootstrap", name))
+        for name, values in sorted(differences.items())
     ]
-    return float(np.mean(np.mean(means, axis=0) > 0))
-
-
-def _cell(metric: Mapping[str, Any] | None) -> str:
-    if metric is None or metric["value"] is None:
-        return ""
-    low_high = "" if metric["ci95"] is None else f" [{100 * metric['ci95'][0]:.1f}, {100 * metric['ci95'][1]:.1f}]"
-    return f"{100 * metric['value']:.1f}{low_high}"
-
-
-def tables(results: Path) -> str:
-    """Return a Markdown table a benchmark, in percent with 95% intervals, of all scores under `results`/evaluation."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for file in sorted((results / "evaluation").glob("*/*/scores.json")):
-        found.setdefault(file.parent.name, {})[file.parent.parent.name] = read_scores(file)
-    if not found:
-        raise DataError(f"no scores.json under {results}/evaluation; run `qwenlong evaluate run` first")
-    blocks = []
-    for benchmark, models in found.items():
-        known = {name for scores in models.values() for name in scores["metrics"] if not name.endswith("_scored")}
-        names = sorted(known - {"avg", *SHARES})
-        columns = ["avg", *names, *SHARES]
-        lines = [f"## {benchmark}", "", "| model | " + " | ".join(columns) + " | scored / attempted |"]
-        lines.append("|---" * (len(columns) + 2) + "|")
-        for model, scores in models.items():
-            cells = [_cell(scores["metrics"].get(name)) for name in columns]
-            lines.append(f"| {model} | {' | '.join(cells)} | {scores['n_scored']} / {scores['n_attempted']} |")
-        blocks.append("\n".join(lines) + "\n")
-    return "\n".join(blocks)
+    return np.mean(each, axis=0)  # type: ignore[no-any-return]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.evaluation.sources import Source
 from qwenlong.memory_agent.loop import Generate, Messages, Turn
+
+if TYPE_CHECKING:
+    from qwenlong.core.config import EvaluationConfig
+
+#: From a name to a resumable `generate`, whose seed comes from the run's seed, the benchmark and the name.
+Asking = Callable[[str], Generate]
 
 
 @dataclass(frozen=True)
@@ -27,10 +33,15 @@ class Ask:
 
 
 class Item(ABC):
-    """One question of a benchmark. `id` is unique in it; scores are first averaged within `group`."""
+    """One question of a benchmark. `id` is unique in it; scores are first averaged within `group`.
+
+    `slices` names further parts of the benchmark that the item belongs to, such as its length: the headline is
+    reported over each of them too, and they take no part in "avg".
+    """
 
     id: str
     group: str
+    slices: tuple[str, ...] = ()
 
     @abstractmethod
     def messages(self, tokenizer: Tokenizer, max_tokens: int) -> Messages:
@@ -100,6 +111,8 @@ class Benchmark(ABC):
     """Whether the paper runs it through the memory agent."""
     source: Source | None = None
     """Where its published file is; none: our own samples."""
+    needs_documents: bool = False
+    """Whether its items cannot be asked without the second file, `documents`."""
 
     @abstractmethod
     def load(self, examples: Path, documents: Path | None) -> Sequence[Item]:
@@ -107,3 +120,21 @@ class Benchmark(ABC):
 
         Raises DataError naming the file, the record and what is wrong with it.
         """
+
+    def configured(self, settings: EvaluationConfig) -> Benchmark:
+        """Return the benchmark as the configuration wants it run; most depend on nothing in it."""
+        return self
+
+    async def prepare(
+        self, items: Sequence[Item], asking: Asking, tokenizer: Tokenizer, max_tokens: int, answer_tokens: int
+    ) -> Sequence[Item]:
+        """Return the items as they are to be asked, after what has to happen once before any of them.
+
+        Called once a run, before the items are asked or shared out; by default nothing happens. The items keep ids and
+        order. What goes wrong for some items must not cost the others: those raise QwenlongError when they are asked.
+        """
+        return items
+
+    def assumptions(self) -> tuple[str, ...]:
+        """Return what a result rests on that the paper does not say, a sentence each; a run states them."""
+        return ()

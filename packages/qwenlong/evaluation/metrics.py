@@ -1,7 +1,8 @@
-"""Means, unweighted averages over tasks, and seeded bootstrap intervals."""
+"""Means, averages over groups, pass@k, McNemar's test, and seeded bootstrap intervals."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +13,20 @@ from qwenlong.core import seeds
 
 RESAMPLES = 2000
 _BLOCK = 200
+#: Different values up to which resamples are drawn as counts of each: rules give 0 or 1, or n-ths of n responses.
+_FEW = 64
 Floats = NDArray[np.float64]
 
 
 def resampled_means(values: Sequence[float], seed: int) -> Floats:
-    """Return the means [RESAMPLES] of bootstrap resamples of `values`, the same for the same seed and length."""
+    """Return the means [RESAMPLES] of bootstrap resamples of `values`, the same for the same seed and values."""
     array = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(seed)
+    different, counts = np.unique(array, return_counts=True)
+    if len(different) <= _FEW:
+        # How often each value is drawn is multinomial: the same distribution, without an index per item.
+        drawn = generator.multinomial(len(array), counts / len(array), size=RESAMPLES)
+        return drawn @ different / len(array)
     blocks = []
     for start in range(0, RESAMPLES, _BLOCK):
         # In blocks, so that 12,000 items do not take a gigabyte.
@@ -54,3 +62,35 @@ def average(groups: Mapping[str, Sequence[float]], seed: int) -> dict[str, Any]:
         return {"value": value, "ci95": None, "n": n}
     means = [resampled_means(values, seeds.derive(seed, "bootstrap", name)) for name, values in filled.items()]
     return {"value": value, "ci95": _interval(np.mean(means, axis=0)), "n": n}
+
+
+def pass_at(n: int, right: int, k: int) -> float:
+    """Return the unbiased estimate of the chance that one of `k` responses is right, from `right` of `n` that are.
+
+    1 - C(n - right, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374): the share of k-subsets that hold a right one.
+    """
+    return 1.0 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def powers(n: int) -> list[int]:
+    """Return 1, 2, 4, … below `n`, and `n`: the k of pass@k."""
+    return [k for k in (2**power for power in range(n.bit_length())) if k < n] + [n]
+
+
+def mcnemar(first: Sequence[float], second: Sequence[float]) -> dict[str, Any] | None:
+    """Return McNemar's exact test of paired right (1) and wrong (0) answers; none where a value is neither.
+
+    `only_first` and `only_second` count the items that one of them has right; under no difference each of these is a
+    fair coin's, and `p` is the two-sided probability of a split as uneven.
+    """
+    if any(value not in (0.0, 1.0) for value in (*first, *second)):
+        return None
+    only_first = sum(a > b for a, b in zip(first, second, strict=True))
+    only_second = sum(a < b for a, b in zip(first, second, strict=True))
+    n = only_first + only_second
+    # Whole numbers of any size: no sum loses a digit.
+    tail, term = 0, 1
+    for k in range(min(only_first, only_second) + 1):
+        tail += term
+        term = term * (n - k) // (k + 1)
+    return {"only_first": only_first, "only_second": only_second, "p": min(1.0, 2 * tail / 2**n)}

@@ -3,12 +3,40 @@
 from __future__ import annotations
 
 from qwenlong.core.errors import UsageError
-from qwenlong.evaluation.benchmarks import heldout
+from qwenlong.evaluation.benchmarks import (
+    aime,
+    bfcl_v4_memory,
+    corpusqa,
+    docmath,
+    frames,
+    gpqa_diamond,
+    heldout,
+    longbench_v1_qa,
+    longbench_v2,
+    longmemeval,
+    mmlu_pro,
+    mrcr,
+    ruler,
+)
 from qwenlong.evaluation.interface import Benchmark
 
-BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark for module in (heldout,) for benchmark in module.BENCHMARKS
-}
+_MODULES = (
+    aime,
+    bfcl_v4_memory,
+    corpusqa,
+    docmath,
+    frames,
+    gpqa_diamond,
+    heldout,
+    longbench_v1_qa,
+    longbench_v2,
+    longmemeval,
+    mmlu_pro,
+    mrcr,
+    ruler,
+)
+
+BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for module in _MODULES for benchmark in module.BENCHMARKS}
 
 
 def find(name: str) -> Benchmark:

@@ -4,59 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from qwenlong.core import seeds
-from qwenlong.core.config import AgentConfig
 from qwenlong.core.errors import QwenlongError, UsageError
+from qwenlong.core.logs import get
 from qwenlong.core.progress import Progress
 from qwenlong.core.records import Prediction
-from qwenlong.evaluation.interface import Item
-from qwenlong.evaluation.scoring import prediction_id
-from qwenlong.memory_agent import backends, loop
+from qwenlong.core.tokens import Tokenizer
+from qwenlong.evaluation.asking import Asked, Room, Settings, Totals
+from qwenlong.evaluation.interface import Asking, Episode, Item
+from qwenlong.evaluation.servers import Servers
+from qwenlong.evaluation.timings import Timings
 from qwenlong.memory_agent.backends import Backend
-from qwenlong.memory_agent.chunking import split
 from qwenlong.memory_agent.journal import Journal
-from qwenlong.memory_agent.loop import Generate
-from qwenlong.memory_agent.prompting import Prompts
+
+__all__ = ["Prepare", "Settings", "Totals", "check", "run"]
+#: Benchmark.prepare.
+Prepare = Callable[[Sequence[Item], Asking, Tokenizer, int, int], Awaitable[Sequence[Item]]]
+_LOG = get(__name__)
+#: Outages in a row, per item under way, after which the rest is left for another run: the endpoint is down.
+PATIENCE = 2
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How items are asked; limits in tokens. With `agent` they go through the memory agent."""
-
-    max_input_tokens: int
-    max_output_tokens: int
-    temperature: float
-    top_p: float
-    samples: int
-    seed: int
-    agent: AgentConfig | None = None
-
-    def values(self) -> dict[str, Any]:
-        """Return the settings as plain values."""
-        return asdict(self) | {"agent": None if self.agent is None else self.agent.model_dump()}
-
-
-@dataclass
-class Totals:
-    """What a run used. `seconds` is wall time and belongs into no file that is compared."""
-
-    prompt_tokens: int = 0
-    response_tokens: int = 0
-    calls: int = 0
-    errors: int = 0
-    replayed_turns: int = 0
-    seconds: float = 0.0
-    updates: dict[str, int] = field(default_factory=dict)
-
-
-def check_window(settings: Settings, window: int | None) -> None:
-    """Refuse lengths that the window cannot hold. Raises UsageError naming keys and numbers."""
+def check(benchmark: str, items: Sequence[Item], settings: Settings, window: int | None) -> None:
+    """Refuse settings that no item could be asked with. Raises UsageError naming keys and numbers."""
+    if settings.agent is not None:
+        if any(isinstance(item, Episode) for item in items):
+            raise UsageError(f"{benchmark} is a conversation, not a document; leave --agent out")
+        if items and type(items[0]).problem is Item.problem:
+            raise UsageError(f"{benchmark} has no document to read through the memory agent; leave --agent out")
+        return
     needed = settings.max_input_tokens + settings.max_output_tokens
-    if settings.agent is None and window is not None and needed > window:
+    if window is not None and needed > window:
         raise UsageError(
             f"evaluation.max_input_tokens = {settings.max_input_tokens} plus evaluation.max_output_tokens = "
             f"{settings.max_output_tokens} exceed the model's window of {window}; lower one of them"
@@ -66,109 +45,81 @@ def check_window(settings: Settings, window: int | None) -> None:
 async def run(
     benchmark: str,
     items: Sequence[Item],
-    backend: Backend,
+    backend: Backend | Servers,
     settings: Settings,
     journal: Journal,
     concurrency: int,
     in_blocks: bool,
+    *,
+    prepare: Prepare | None = None,
+    timings: Timings | None = None,
 ) -> tuple[list[Prediction], Totals]:
     """Return a prediction per item and sample, in order, and the totals.
 
     Each response has a seed of its own, from the run's seed and the names of benchmark, item, sample and turn.
     `in_blocks` asks `concurrency` at a time and waits for all of them, which a model in this process batches best;
-    otherwise as many are under way at any time. An item that cannot be asked (too long a question, a silent endpoint)
-    becomes a prediction with an error. Raises UsageError when sizes do not fit, QwenlongError when every item failed.
+    otherwise as many are under way at any time. `prepare` is the benchmark's. An item that cannot be asked (too long a
+    question, a silent endpoint) becomes a prediction with an error; when outages come one after another, what is left
+    is not asked. Raises UsageError when sizes do not fit, StorageError when the disk is full, QwenlongError when every
+    item failed.
     """
-    check_window(settings, backend.window)
+    servers = Servers.of(backend)
+    check(benchmark, items, settings, servers.window)
     totals = Totals()
-    jobs = [(item, number) for item in items for number in range(settings.samples)]
+    room = Room(benchmark, servers, settings, journal, totals, in_blocks)
     start = time.monotonic()
-    gate = asyncio.Semaphore(concurrency)
-    with Progress(benchmark, len(jobs), "item") as progress:
-
-        async def one(item: Item, number: int) -> Prediction:
-            async with gate:
-                prediction = await _ask(benchmark, item, number, backend, settings, journal, totals)
-            progress.advance()
-            return prediction
-
-        size = concurrency if in_blocks else max(len(jobs), 1)
-        predictions: list[Prediction] = []
-        try:
-            for first in range(0, len(jobs), size):
-                predictions += await asyncio.gather(*(one(item, number) for item, number in jobs[first : first + size]))
-        finally:
-            await backend.close()
+    try:
+        if prepare is not None:
+            limits = (settings.max_input_tokens, settings.max_output_tokens)
+            items = await prepare(items, room.asking(), servers.tokenizer, *limits)
+        jobs = [(item, number) for item in items for number in range(settings.samples)]
+        asked = await _all(benchmark, jobs, room, concurrency, in_blocks, timings)
+    finally:
+        await servers.close()
     totals.seconds = round(time.monotonic() - start, 3)
     totals.replayed_turns = journal.replayed
     if jobs and totals.errors == len(jobs):
-        raise QwenlongError(f"{benchmark}: no item could be asked; the first says: {predictions[0].error}")
-    return predictions, totals
+        raise QwenlongError(f"{benchmark}: no item could be asked; the first says: {asked[0].prediction.error}")
+    return [one.prediction for one in asked], totals
 
 
-async def _ask(
-    benchmark: str, item: Item, number: int, backend: Backend, settings: Settings, journal: Journal, totals: Totals
-) -> Prediction:
-    name = prediction_id(item.id, number, settings.samples)
-    seed = seeds.derive(settings.seed, "evaluation", benchmark, item.id, number)
-    asked = backends.generator(backend, temperature=settings.temperature, top_p=settings.top_p, seed=seed)
-    generate = journal.wrap(asked, name)
-    try:
-        if settings.agent is None:
-            messages = item.messages(backend.tokenizer, settings.max_input_tokens)
-            turns = [await generate(messages, settings.max_output_tokens, 0)]
-        else:
-            turns = await _fold(item, backend, settings.agent, generate, totals)
-    except UsageError:
-        raise
-    except QwenlongError as error:
-        totals.errors += 1
-        return Prediction(
-            id=name,
-            response="",
-            finish_reason="error",
-            n_prompt_tokens=0,
-            n_response_tokens=0,
-            model=backend.name,
-            error=str(error),
-        )
-    read, written = sum(turn.prompt_tokens for turn in turns), sum(turn.completion_tokens for turn in turns)
-    totals.prompt_tokens += read
-    totals.response_tokens += written
-    totals.calls += len(turns)
-    return Prediction(
-        id=name,
-        response=turns[-1].text,
-        finish_reason=turns[-1].finish_reason,
-        n_prompt_tokens=read,
-        n_response_tokens=written,
-        model=backend.name,
-    )
+async def _all(
+    benchmark: str,
+    jobs: Sequence[tuple[Item, int]],
+    room: Room,
+    concurrency: int,
+    in_blocks: bool,
+    timings: Timings | None,
+) -> list[Asked]:
+    found: dict[int, Asked] = {}
+    outages, given_up = 0, ""
+    with Progress(benchmark, len(jobs), "item") as progress:
 
+        async def work(todo: Iterator[int]) -> None:
+            nonlocal outages, given_up
+            for place in todo:
+                found[place] = asked = await room.ask(*jobs[place])
+                outages = outages + 1 if asked.outage else 0
+                if outages >= PATIENCE * concurrency and not given_up:
+                    given_up = f"the endpoint gave up {outages} items in a row, the last: {asked.prediction.error}"
+                    room.servers.give_up(given_up)
+                if timings is not None:
+                    timings.add(asked.timing)
+                progress.advance(failed=room.totals.errors)
 
-async def _fold(
-    item: Item, backend: Backend, sizes: AgentConfig, generate: Generate, totals: Totals
-) -> list[loop.Turn]:
-    question, instruction, text = item.problem()
-    prompts = Prompts(sizes.prompts, backend.tokenizer)
-    result = await loop.fold(
-        question,
-        instruction,
-        # Made harmless first: the tokens of a chunk are those that the prompt shows.
-        split(prompts.safe(text), backend.tokenizer, sizes.chunk_tokens),
-        generate,
-        tokenizer=backend.tokenizer,
-        memory_tokens=sizes.memory_tokens,
-        answer_tokens=sizes.answer_tokens,
-        window=backend.window,
-        gains=loop.Gains.of(sizes),
-        prompts=prompts,
-    )
-    lost = [step for step in result.steps if step.status == "failed"]
-    if lost:
-        # A score must not depend on an outage: the item is asked again, and finished turns are read from the journal.
-        raise QwenlongError(f"{len(lost)} turns without a reply, the first: {lost[0].error}")
-    for step in result.steps:
-        if step.chunk is not None:
-            totals.updates[step.status] = totals.updates.get(step.status, 0) + 1
-    return [step.turn for step in result.steps]
+        size = concurrency if in_blocks else max(len(jobs), 1)
+        for first in range(0, len(jobs), size):
+            places = range(first, min(first + size, len(jobs)))
+            todo = iter(places)
+            # Workers instead of a task an item: a prompt holds whole documents, and there may be many.
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(concurrency, len(places))):
+                        group.create_task(work(todo))
+            except BaseExceptionGroup as errors:
+                # A full disk, a bug: the first says it, the others are its echo.
+                raise errors.exceptions[0] from None
+    if given_up:
+        left = sum((one.prediction.error or "").startswith("not asked") for one in found.values())
+        _LOG.warning("%s: %d items were left unasked: %s", benchmark, left, given_up)
+    return [found[place] for place in range(len(jobs))]

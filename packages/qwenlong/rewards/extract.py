@@ -32,11 +32,14 @@ def after_thinking(response: str) -> str | None:
     return text[tags[-1].end() :].strip() if tags else text.strip()
 
 
-def _boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
     r"""Return what the complete \boxed{...} that begins last holds, braces balanced. Linear in the text."""
     opened: list[re.Match[str]] = []
     best: tuple[int, int] | None = None
-    for brace in _BRACE.finditer(text):
+    first = text.find("\\boxed")
+    if first < 0:
+        return None
+    for brace in _BRACE.finditer(text, first):
         if brace[0] != "}":
             opened.append(brace)
         elif opened:
@@ -100,9 +103,9 @@ def final_answer(response: str) -> str | None:
         line = next((part.strip() for part in tail.splitlines() if part.strip("* \t")), "")
         if not line.startswith("*"):
             line = line.rstrip("*")  # the sentence as a whole was emphasised
-        boxed = _boxed(line)
+        boxed = last_boxed(line)
         return (unwrap(boxed if boxed is not None else line)) or None
-    boxed = _boxed(text)
+    boxed = last_boxed(text)
     if boxed is not None:
         return boxed.strip() or None
     last = [line for line in text.splitlines() if line.strip()][-1]

@@ -36,12 +36,23 @@ def parse_verdict(text: str) -> bool | None:
     return last_verdict(after_thinking(text) or "")
 
 
-def prompt(question: str, gold: str | Sequence[str], answer: str) -> list[dict[str, str]]:
-    """Return the judge's messages; values are fenced and cannot spell a verdict, the fence or the end of a turn."""
+def prompt(
+    question: str,
+    gold: str | Sequence[str],
+    answer: str,
+    *,
+    template: str = "equivalence",
+    folder: Path = FOLDER,
+    longest: int = MAX_ANSWER_CHARACTERS,
+) -> list[dict[str, str]]:
+    """Return the judge's messages; values are fenced and cannot spell a verdict, the fence or the end of a turn.
+
+    The template may use {question}, {gold}, {answer} and {fence}; `longest` bounds the answer, in characters.
+    """
     golds = gold if isinstance(gold, str) else " | ".join(gold)
-    values = {"question": question, "gold": golds, "answer": answer[:MAX_ANSWER_CHARACTERS]}
+    values = {"question": question, "gold": golds, "answer": answer[:longest]}
     values = {key: unspelled(_CONTROL.sub("< ", value)) for key, value in values.items()}
-    return [{"role": "user", "content": fill("equivalence", values | {"fence": fence(list(values.values()))}, FOLDER)}]
+    return [{"role": "user", "content": fill(template, values | {"fence": fence(list(values.values()))}, folder)}]
 
 
 async def equivalent(

@@ -38,7 +38,8 @@ _WHOLE_NUMBER = re.compile(
 )
 _CJK = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])")
 _MAX_MARKS = 30
-_ARTICLES = frozenset({"a", "an", "the"})
+#: Words that say nothing beside others.
+ARTICLES = frozenset({"a", "an", "the"})
 
 
 def _words(text: str) -> list[str]:
@@ -72,13 +73,13 @@ def normalise(text: str) -> list[str]:
     A text of articles only keeps them, so that it does not become empty.
     """
     words = _words(text)
-    return [word for word in words if word not in _ARTICLES] or words
+    return [word for word in words if word not in ARTICLES] or words
 
 
 def covers(answer: str, gold: str) -> bool:
     """Tell whether `gold` stands in `answer` as whole words, in order and unbroken. An empty side never matches."""
     inner = normalise(gold)
-    outer = normalise(answer) if any(word not in _ARTICLES for word in inner) else _words(answer)
+    outer = normalise(answer) if any(word not in ARTICLES for word in inner) else _words(answer)
     if not inner:
         return False
     # No word holds a blank, so that one search in C finds whole words only.

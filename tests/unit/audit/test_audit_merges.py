@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from qwenlong.audit import claims, merge_figures, merges, tables
+from qwenlong.audit import merge_figures, merges, tables
 from qwenlong.audit.commands import app
-from qwenlong.core import config_files, provenance
+from qwenlong.core import config_files, provenance, published
 from qwenlong.core.config import Config
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import sha256_file, write_json
@@ -221,7 +221,7 @@ def test_other_merges_stand_beside_the_recipes_own(results: Path) -> None:
     folder = results / "ablations" / "linear" / "evaluation"
     shutil.copytree(results / "evaluation" / "rl_2", folder)
     config = config_of(results)
-    (made,) = tables.ablations(tables.Evaluations(results, config, "configs/x.yaml"), config, claims.load())
+    (made,) = tables.ablations(tables.Evaluations(results, config, "configs/x.yaml"), config, published.load())
     assert made.name == "merges" and [row.name for row in made.rows] == [
         "rl_3", "memory_rl", "sce_merge", "linear", "ties",
     ]  # fmt: skip

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
-from qwenlong.audit import assumptions, checks, claims, curves, tables
+from qwenlong.audit import assumptions, checks, curves, tables
 from qwenlong.audit import results as reading
+from qwenlong.core import published
 from qwenlong.core.config import Config
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import sha256_file
@@ -38,34 +39,34 @@ def evaluations_of(folder: Path) -> tables.Evaluations:
 
 def test_published_figures_are_untouched_and_whole() -> None:
     """The file is the one that was read off the paper, and every cell that a claim names is there."""
-    assert sha256_file(claims.FILE) == "4140afaa30ed415e1ed8a38bdbbf3cc00b0d7792b8b1bad9b82f955f3910c362"
-    published = claims.load()
-    assert published.value("table10.full_context_rl_stage_4.avg") == 71.82
-    assert published.value("table10.naive_grpo.memory_agent_mrcr_512k_1m") is None
-    assert published.value("figure9.spearman_rho_entropy_vs_grad_norm") == 0.96
-    assert len(published.claims) == 16 and len(published.inconsistencies) == 9
-    for claim in published.claims:
+    assert sha256_file(published.FILE) == "4140afaa30ed415e1ed8a38bdbbf3cc00b0d7792b8b1bad9b82f955f3910c362"
+    figures = published.load()
+    assert figures.value("table10.full_context_rl_stage_4.avg") == 71.82
+    assert figures.value("table10.naive_grpo.memory_agent_mrcr_512k_1m") is None
+    assert figures.value("figure9.spearman_rho_entropy_vs_grad_norm") == 0.96
+    assert len(figures.claims) == 16 and len(figures.inconsistencies) == 9
+    for claim in figures.claims:
         if claim.margin is not None:
-            first, second = (published.value(cell) for cell in claim.cells)
+            first, second = (figures.value(cell) for cell in claim.cells)
             assert first - second == pytest.approx(claim.margin, abs=0.006), claim.id
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     """A row that lost a cell, and a claim about nothing."""
-    text = claims.FILE.read_text()
+    text = published.FILE.read_text()
     (tmp_path / "a.yaml").write_text(text.replace("[0.18, 27.71]", "[0.18]"))
     (tmp_path / "b.yaml").write_text(text.replace("cells: [table2.task", "cells: [table77.task"))
     with pytest.raises(DataError, match="a.yaml"):
-        claims.load(tmp_path / "a.yaml")
+        published.load(tmp_path / "a.yaml")
     with pytest.raises(DataError, match="table77"):
-        claims.load(tmp_path / "b.yaml")
+        published.load(tmp_path / "b.yaml")
 
 
 def test_table10_has_its_shape(results: Path) -> None:
     """Eight rows in the recipe's order; cells are our numbers in percent; a missing one carries its command."""
     (results / "evaluation" / "rl_2" / "heldout" / "scores.json").unlink()
-    table = tables.table10(evaluations_of(results), claims.load())
-    assert [row.name for row in table.rows] == list(claims.load().tables["table10"].rows)
+    table = tables.table10(evaluations_of(results), published.load())
+    assert [row.name for row in table.rows] == list(published.load().tables["table10"].rows)
     assert table.columns == ("avg", *TASKS, "memory_agent")
     by_model = {row.model: row for row in table.rows}
     raw = json.loads((results / "evaluation" / "rl_4" / "heldout" / "scores.json").read_text())["metrics"]
@@ -93,7 +94,7 @@ def empty_cell() -> reading.Cell:
 
 def test_ablation_tables_follow_the_configuration(results: Path) -> None:
     """Each table has base and the rows that name it; rows that were not run are blank with their command."""
-    made = tables.ablations(evaluations_of(results), config_of(results), claims.load())
+    made = tables.ablations(evaluations_of(results), config_of(results), published.load())
     assert {t.name: [row.name for row in t.rows] for t in made} == {
         "table2": ["base", "grpo"],
         "table5": ["base", "grpo", "aepo"],
@@ -105,8 +106,8 @@ def test_ablation_tables_follow_the_configuration(results: Path) -> None:
 
 def test_claims_are_judged_by_direction_and_noise(results: Path) -> None:
     """The made-up levels follow the paper, and what is missing is not measured."""
-    found = {c.id: c for c in checks.check_all(evaluations_of(results), config_of(results), claims.load())}
-    assert list(found) == [claim.id for claim in claims.load().claims]
+    found = {c.id: c for c in checks.check_all(evaluations_of(results), config_of(results), published.load())}
+    assert list(found) == [claim.id for claim in published.load().claims]
     assert found["overall_gain"].verdict == "seen" and found["overall_gain"].difference > 30
     assert found["memory_rl_costs_full_context"].verdict == "seen"
     assert found["memory_rl_costs_full_context"].difference < 0
@@ -137,9 +138,9 @@ def scores(values: dict[str, list[float]]) -> reading.Scores:
         ("greater", [1.0] * 9, [0.0] * 9, "leaning"),
     ],
 )
-def test_verdicts(direction: claims.Direction, first: list[float], second: list[float], verdict: str) -> None:
+def test_verdicts(direction: published.Direction, first: list[float], second: list[float], verdict: str) -> None:
     """Agreement and noise give four verdicts; equality is no gain."""
-    claim = claims.Claim(id="c", cells=("a", "b"), direction=direction)
+    claim = published.Claim(id="c", cells=("a", "b"), direction=direction)
     pair = [(scores({TASKS[0]: first}), "avg"), (scores({TASKS[0]: second}), "avg")]
     assert checks._compare(claim, "", pair).verdict == verdict
 
@@ -217,7 +218,7 @@ def test_similarities_of_rollouts(results: Path, tmp_path: Path) -> None:
     (tmp_path / "similarity.json").write_text('{"tasks": {"a": {}}, "all": null}')
     with pytest.raises(DataError, match="holds no similarities"):
         reading.read_similarity(tmp_path / "similarity.json")
-    note = {c.id: c.note for c in checks.check_all(evaluations_of(results), config_of(results), claims.load())}
+    note = {c.id: c.note for c in checks.check_all(evaluations_of(results), config_of(results), published.load())}
     assert "beside Table 3" in note["wrong_and_right_rollouts_alike"]
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "memory_agent"))
 
-from agent_helpers import make_model
+from agent_helpers import make_model, make_tokenizer
+from quiz import configuration, lines, quiz
 
 from qwenlong.core.files import write_parquet
 from qwenlong.core.records import TASKS, Document, Sample
+from qwenlong.evaluation import registry
+from scripted import Endpoint, serving
 
 ANSWERS = {
     "corpus_numerical": ("42",),
@@ -65,3 +70,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of a window of 1024 tokens."""
     return make_model(tmp_path_factory.mktemp("models") / "noise")
+
+
+@pytest.fixture
+def quiz_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """The command line of a run of the quiz, 60 items, at some addresses."""
+    monkeypatch.setitem(registry.BENCHMARKS, "quiz", quiz())
+    make_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "items.jsonl").write_bytes(lines(60))
+    config = configuration(tmp_path)
+
+    def made(*urls: str, out: str = "out", more: tuple[str, ...] = ()) -> list[str]:
+        served = [word for url in urls for word in ("--base-url", url)]
+        words = ["run", "quiz", "--data", str(tmp_path / "items.jsonl"), "--model", "m", *served, *more]
+        words += ["--tokenizer", str(tmp_path / "tokenizer"), "--config", str(config)]
+        return [*words, "--out", str(tmp_path / out)]
+
+    return made
+
+
+@pytest.fixture
+def server() -> Iterator[Endpoint]:
+    """A scripted endpoint."""
+    with serving() as made:
+        yield made

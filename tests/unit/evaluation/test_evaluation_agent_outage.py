@@ -12,6 +12,7 @@ from agent_helpers import endpoint, make_tokenizer
 from qwenlong.core.config import AgentConfig, EndpointConfig
 from qwenlong.core.llm import Client
 from qwenlong.core.tokens import Tokenizer
+from qwenlong.evaluation.interface import Item
 from qwenlong.evaluation.runner import Settings, Totals, run
 from qwenlong.memory_agent.backends import EndpointBackend
 from qwenlong.memory_agent.journal import Journal
@@ -21,7 +22,7 @@ TEXT = "".join(f"Paragraph {n} says a thing about Rome.\n\n" for n in range(12))
 
 
 @dataclass(frozen=True)
-class Question:
+class Question(Item):
     """One item."""
 
     id: str
@@ -35,9 +36,9 @@ class Question:
         """Return question, format and text."""
         return f"What of {self.id}?", "Short.", TEXT
 
-    def score(self, response: str) -> float:
+    def score(self, response: str) -> dict[str, float]:
         """Return 1."""
-        return 1.0
+        return {"accuracy": 1.0}
 
 
 def test_an_item_with_a_lost_chunk_is_an_error_and_is_healed(tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ def test_an_endpoint_resumes_at_the_item(data: Path, model: Path, tmp_path: Path
     with endpoint(flaky) as (url, requests):
         more = ["--base-url", url, "--tokenizer", str(model), "--json"]
         first = RUN.invoke(app, line("heldout", data, "served", config, tmp_path / "out", *more))
-        assert first.exit_code == 0, first.output
-        summary = json.loads(first.stdout)
+        assert first.exit_code == 1 and "2 of 20 responses failed: doc_multi_hop-1@0, doc_multi_hop-1@1" in first.output
+        summary = json.loads(first.stdout.splitlines()[0])
         assert (summary["n_attempted"], summary["n_scored"], len(requests)) == (20, 18, 20)
         assert summary["metrics"]["doc_multi_hop"]["value"] == 0.5
         assert summary["metrics"]["corpus_numerical"]["value"] == 1.0
@@ -115,3 +115,22 @@ def test_a_dead_endpoint_writes_nothing(data: Path, model: Path, tmp_path: Path)
         done = RUN.invoke(app, line("heldout", data, "served", configuration(tmp_path), tmp_path / "out", *more))
     assert done.exit_code == 1 and "no item could be asked" in done.output and "unknown model" in done.output
     assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_asking_and_scoring_apart_give_what_one_command_gives(data: Path, model: Path, tmp_path: Path) -> None:
+    """`--no-score` leaves no scores, not even those of earlier predictions; `score` makes the same bytes."""
+    config = configuration(tmp_path)
+    whole, apart = tmp_path / "whole", tmp_path / "apart"
+    assert RUN.invoke(app, line("heldout", data, str(model), config, whole)).exit_code == 0
+    apart.mkdir()
+    for name in ("scores.json", "scores.json.provenance.json"):
+        (apart / name).write_text("{}")
+    done = RUN.invoke(app, line("heldout", data, str(model), config, apart, "--no-score", "--json"))
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"benchmark": "heldout", "n_attempted": 10, "n_scored": 10}
+    assert not list(apart.glob("scores.json*"))
+    words = ["--examples", str(data / "heldout.parquet"), "--predictions", str(apart / "predictions.jsonl")]
+    words += ["--config", str(config), "--out", str(apart / "scores.json")]
+    assert RUN.invoke(app, ["score", "heldout", *words]).exit_code == 0
+    for name in ("predictions.jsonl", "scores.json"):
+        assert (apart / name).read_bytes() == (whole / name).read_bytes()

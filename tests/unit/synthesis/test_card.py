@@ -13,11 +13,11 @@ import yaml
 from card_samples import document, sample
 from typer.testing import CliRunner
 
-from qwenlong.audit.claims import load as published
 from qwenlong.core import config_files
 from qwenlong.core.config import Config
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import write_json, write_parquet
+from qwenlong.core.published import load as published
 from qwenlong.core.records import Difficulty, Document, Evidence, Sample
 from qwenlong.datacard import counts, page, projection, questions
 from qwenlong.datacard.baselines import baselines, bm25_sentence, lines_of

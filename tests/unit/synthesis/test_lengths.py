@@ -34,7 +34,7 @@ counts = st.lists(st.integers(0, 500), min_size=1, max_size=30).filter(any)
 
 
 def test_figure3_is_the_papers() -> None:
-    claims = yaml.safe_load((Path(qwenlong.__file__).parent / "audit" / "claims.yaml").read_text())
+    claims = yaml.safe_load((Path(qwenlong.__file__).parent / "core" / "published" / "claims.yaml").read_text())
     said = claims["figure3_input_length_histogram"]
     made = histogram(LengthsConfig())
     assert list(FIGURE3) == said["counts"] and made.width == said["bin_tokens"]

@@ -227,6 +227,10 @@ class AgentConfig(Section):
         return self
 
 
+#: Tables of scores in the paper.
+PaperTable = Literal["table2", "table4", "table5", "table7", "table8", "table9", "table10", "table11", "table12"]
+
+
 class EvaluationConfig(Section):
     """Evaluation (SPEC section 6)."""
 
@@ -238,9 +242,26 @@ class EvaluationConfig(Section):
     """Sampling temperature."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Nucleus sampling."""
-    samples: Annotated[int, Field(ge=1)] = 1
-    """Responses per item."""
+    samples: Annotated[int, Field(ge=1)] | None = None
+    """Responses per item; none: as many as the paper asks of the benchmark (32 of AIME, 1 of most)."""
     benchmarks: tuple[str, ...] = ("heldout",)
     """Benchmarks run full-context on every checkpoint."""
     agent_benchmarks: tuple[str, ...] = ("heldout_long",)
     """Benchmarks run through the memory agent on every checkpoint but naive_grpo."""
+    bfcl_environment: str = ""
+    """Folder of the environment with the official harness of BFCL (scripts/bfcl_env.sh); its prompts, memories and loop
+    are then used, as for the paper's numbers. Empty: the project's own. [assumed: prompted mode]"""
+    tables: tuple[PaperTable, ...] = ()
+    """Tables of the paper whose cells are run besides; `snakemake table_7` runs one table's, named here or not."""
+    data: dict[str, str] = {}
+    """Published files by benchmark, each a file or a folder; what is not named here is fetched from the hub."""
+
+    @model_validator(mode="after")
+    def _one_way_each(self) -> EvaluationConfig:
+        both = sorted({*self.benchmarks} & {*self.agent_benchmarks})
+        if both:
+            raise ValueError(
+                f"{both[0]!r} stands in benchmarks and in agent_benchmarks, whose scores would share a folder; leave "
+                "it in one of them"
+            )
+        return self

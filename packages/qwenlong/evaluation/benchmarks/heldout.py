@@ -62,7 +62,18 @@ class Heldout(Benchmark):
 
 
 def _heldout(name: str, title: str, agent: bool) -> Heldout:
-    return Heldout(name, title, ("reward",), "reward", official="reward", groups=TASKS, average="groups", agent=agent)
+    rules = ("reward",)
+    return Heldout(
+        name,
+        title,
+        rules,
+        "reward",
+        official="reward",
+        groups=TASKS,
+        average="groups",
+        agent=agent,
+        needs_documents=True,
+    )
 
 
 BENCHMARKS = (_heldout("heldout", "Held-out samples", False), _heldout("heldout_long", "Beyond the window", True))

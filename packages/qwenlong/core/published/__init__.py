@@ -1,4 +1,4 @@
-"""The published figures (claims.yaml): data that is read and never edited."""
+"""The paper's figures (claims.yaml): data that is read and never edited."""
 
 from __future__ import annotations
 

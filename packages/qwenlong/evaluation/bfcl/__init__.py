@@ -1,0 +1,1 @@
+"""BFCL-V4's memory benchmark: records, memory stores, tool calls, conversations, the rule."""

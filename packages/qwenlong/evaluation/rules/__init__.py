@@ -1,0 +1,1 @@
+"""Scoring rules: pure functions from text to numbers, one file each."""

@@ -1,0 +1,1 @@
+"""The paper's result tables from score files: our numbers beside the published ones."""

@@ -1,0 +1,83 @@
+"""Names of rows and columns as a reader knows them."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+TITLES = MappingProxyType(
+    {
+        "avg": "Average",
+        "docmath": "DocMath",
+        "longbench_v2": "LongBench-V2",
+        "frames": "Frames",
+        "mrcr": "MRCR",
+        "corpusqa": "CorpusQA",
+        "longbench_v1_qa": "LongBench-V1 QA",
+        "memory_agent_mrcr_512k_1m": "Memory agent, MRCR 512K-1M",
+        "mmlu_pro": "MMLU-Pro",
+        "aime24": "AIME24",
+        "aime25": "AIME25",
+        "gpqa_diamond": "GPQA-Diamond",
+        "bfcl_v4_memory_sum": "BFCL-V4 memory, mean",
+        "bfcl_v4_memory_kv": "BFCL-V4 memory, KV",
+        "bfcl_v4_memory_vector": "BFCL-V4 memory, vector",
+        "bfcl_v4_memory_rec_sum": "BFCL-V4 memory, recursive summary",
+        "longmemeval": "LongMemEval",
+        "mrcr_128k_512k": "MRCR 128K-512K",
+        "mrcr_512k_1m": "MRCR 512K-1M",
+        "corpusqa_1m": "CorpusQA 1M",
+        "corpusqa_4m": "CorpusQA 4M",
+        "overall": "Overall",
+        "easy": "Easy",
+        "hard": "Hard",
+        "short": "Short",
+        "medium": "Medium",
+        "long": "Long",
+        "2wikimultihopqa": "2WikiMultihopQA",
+        "hotpotqa": "HotpotQA",
+        "musique": "MuSiQue",
+        "narrativeqa": "NarrativeQA",
+        "qasper": "Qasper",
+        "gemini_2_5_pro": "Gemini-2.5-Pro",
+        "gpt_5": "GPT-5",
+        "deepseek_r1_0528": "DeepSeek-R1-0528",
+        "qwen3_235b_a22b_thinking_2507": "Qwen3-235B-A22B-Thinking-2507",
+        "qwen3_max_thinking_preview": "Qwen3-Max-Thinking (preview)",
+        "gemini_2_5_flash_thinking": "Gemini-2.5-Flash-Thinking",
+        "gpt_5_nano": "GPT-5-nano",
+        "gpt_oss_120b": "GPT-OSS-120B",
+        "qwenlong_l1": "QwenLong-L1",
+        "qwen3_30b_a3b_thinking_2507": "Qwen3-30B-A3B-Thinking-2507",
+        "qwenlong_l1_5_30b_a3b": "QwenLong-L1.5-30B-A3B",
+        "gemini_2_5_pro_full_context": "Gemini-2.5-Pro, full context",
+        "gemini_2_5_flash_thinking_full_context": "Gemini-2.5-Flash-Thinking, full context",
+        "qwen_flash_thinking_1m_full_context": "Qwen-Flash-Thinking-1M, full context",
+        "memagent_14b_memory_agent": "MemAgent-14B, memory agent",
+        "qwen3_30b_a3b_thinking_2507_memory_agent": "Qwen3-30B-A3B-Thinking-2507, memory agent",
+        "qwenlong_l1_5_30b_a3b_memory_agent": "QwenLong-L1.5-30B-A3B, memory agent",
+        "base": "Base model",
+        "grpo": "GRPO",
+        "naive_grpo": "Naive GRPO",
+        "full_context_rl_stage_1": "Full-context RL, stage 1",
+        "full_context_rl_stage_2": "Full-context RL, stage 2",
+        "full_context_rl_stage_3": "Full-context RL, stage 3",
+        "full_context_rl_stage_4": "Full-context RL, stage 4",
+        "memory_rl": "Memory RL",
+        "sce_merge": "SCE merge",
+        "task_balanced": "+ task-balanced sampling",
+        "task_balanced_batch_std": "+ batch std",
+        "task_balanced_task_batch_std": "+ task-batch std",
+        "token_clip_low_entropy": "Token clip, low entropy",
+        "token_clip_high_entropy": "Token clip, high entropy",
+        "sequence_clip_low_entropy": "Sequence clip, low entropy (last step)",
+        "sequence_clip_low_entropy_step30": "Sequence clip, low entropy (step 30)",
+        "sequence_clip_low_entropy_step40": "Sequence clip, low entropy (step 40)",
+        "sequence_clip_high_entropy": "Sequence clip, high entropy",
+        "aepo": "AEPO",
+    }
+)
+
+
+def title(name: str) -> str:
+    """Return the name of a row or column for readers, itself where it has no other."""
+    return TITLES.get(name, name)
