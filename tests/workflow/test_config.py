@@ -103,7 +103,7 @@ def test_profile_and_laptop_have_their_own_cores_executor_and_memory(plan, root,
 
 def test_stages_over_several_machines_without_gpus_ask_for_a_task_on_each(snakemake, tmp_path):
     words = ("--configfile", "configs/tiny.yaml", "--config", "engine={nodes: 2}", "resources={train: {nodes: 2}}")
-    shown = snakemake("-n", *words, f"run={{results: {tmp_path}}}").stdout
+    shown = snakemake("-n", "-p", *words, f"run={{results: {tmp_path}}}").stdout
     assert "nodes=2, tasks=2" in shown
     assert 'qwenlong ray run --config "$QWENLONG_CONFIG" -- qwenlong train stage rl_1 --config' in shown
 
