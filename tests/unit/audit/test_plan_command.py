@@ -87,7 +87,7 @@ def test_the_papers_run() -> None:
 
 
 def test_limits_that_are_too_short_are_named_as_the_rules_take_them(tmp_path: Path) -> None:
-    """By kind, with fallbacks: extraction stands under `ask` or `light`, the evaluation of served models under `light`."""
+    """By kind, with fallbacks: extraction under `ask` or `light`, the evaluation of served models under `light`."""
     values = yaml.safe_load(Path(PAPER).read_text(encoding="utf-8"))
     values["ablations"]["rows"] = []
     values["resources"] |= {
