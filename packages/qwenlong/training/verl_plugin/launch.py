@@ -206,8 +206,8 @@ class Stage:
         # Checkpoints belong to these inputs and settings; others' are not resumed.
         self.key = digest_value(
             {
-                # When to stop is no property of a checkpoint: with looser bounds the stage goes on from it.
-                "stage": stage.model_dump(mode="json", exclude={"divergence"}),
+                # When to stop and to save is no property of a checkpoint: with other bounds the stage goes on from it.
+                "stage": stage.model_dump(mode="json", exclude={"divergence", "save_every"}),
                 "seed": config.run.seed,
                 "inputs": [digest_path(p) for p in (samples, documents, model)],
             }
