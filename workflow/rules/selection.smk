@@ -138,7 +138,7 @@ for stage in SCORED_STAGES:
             ),
             config=settings(
                 "selection.k",
-                    "selection.server",
+                "selection.server",
                 "selection.solved_above",
                 "selection.carry_share",
                 "base.window",

@@ -99,7 +99,7 @@ def overrides(
             "max_input_tokens": stage.max_input_tokens,
             "max_output_tokens": stage.max_output_tokens,
             "memory": memory.model_dump() if memory is not None else None,
-            "judge": anchored(config.llm.reward_judge).model_dump() if config.llm.reward_judge else None,
+            "judge": config.llm.reward_judge.model_dump() if config.llm.reward_judge else None,
             "seed": config.run.seed,
         },
         "actor_rollout_ref.model.path": str(model),
@@ -308,6 +308,9 @@ def train(stage: Stage, run: Any) -> dict[str, Any]:
             resume=resume,
         )
         values["trainer.experiment_name"] = stage.name
+        if judge := stage.config.llm.reward_judge:
+            # Ray's workers have working folders of their own.
+            values["data.qwenlong"]["judge"] = anchored(judge).model_dump()
         verl = build_config(values)
         if run is not None:
             run.log_params(flatten({"verl": values}))
