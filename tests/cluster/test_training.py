@@ -9,7 +9,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import mlflow
 import pytest
 import slurm as testbed
 import torch
@@ -17,6 +19,10 @@ from jobs import Job
 
 from qwenlong.core.files import read_json
 from qwenlong.training import rollout_log
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
+
+from mlflow_server import Server
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 STEPS = 4
@@ -26,7 +32,7 @@ LIMIT = 900
 class Stage:
     """The same stage in a folder of its own."""
 
-    def __init__(self, world, name: str) -> None:
+    def __init__(self, world, name: str, tracking: str = "{}") -> None:
         self.root = world.root / name
         self.root.mkdir()
         self.out = self.root / "policy"
@@ -34,7 +40,7 @@ class Stage:
         text = world.config.read_text().replace(str(world.results), str(self.root / "results"))
         ray = {"start_timeout_seconds": 240, "temp_dir": str(testbed.STATE / "scratch")}
         self.config = self.root / "config.yaml"
-        self.config.write_text(f"{text}engine: {{nodes: 2, object_store_mb: 128, ray: {ray}}}\n")
+        self.config.write_text(f"{text}engine: {{nodes: 2, object_store_mb: 128, ray: {ray}}}\ntracking: {tracking}\n")
 
     def start(self) -> Job:
         qwenlong = [sys.executable, "-m", "qwenlong"]
@@ -109,6 +115,14 @@ def mend(slurm: testbed.Slurm) -> None:
     slurm.ready()
 
 
+def check_same(unbroken: Stage, stage: Stage) -> None:
+    """Hold that a stage ended in the results of the unbroken one: metrics, weights to the bit, rollouts to the byte."""
+    assert stage.metrics() == unbroken.metrics()
+    one, other = unbroken.weights(), stage.weights()
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert (stage.out / rollout_log.TABLE).read_bytes() == (unbroken.out / rollout_log.TABLE).read_bytes()
+
+
 FAULTS: tuple[Callable[[testbed.Slurm, Job], None], ...] = (
     cancelled,
     head_of_ray_killed,
@@ -141,7 +155,36 @@ def test_after_a_fault_the_same_command_ends_in_the_same_results(slurm, world, u
     row = f"{fault.__name__}|{effect[0]} {effect[1]}|{noticed:.0f} s|{time.monotonic() - began:.0f} s|{repeated}"
     record_property("fault", row)
     print(f"\nFAULT|{row}")
-    assert stage.metrics() == unbroken.metrics()
-    one, other = unbroken.weights(), stage.weights()
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert (stage.out / rollout_log.TABLE).read_bytes() == (unbroken.out / rollout_log.TABLE).read_bytes()
+    check_same(unbroken, stage)
+
+
+@pytest.mark.slow
+def test_mlflow_that_stops_stops_nothing_and_has_everything_later(slurm, world, unbroken, record_property):
+    root = world.root / "mlflow"
+    root.mkdir()
+    # On the bridge, where both machines reach it.
+    server = Server(root / "server", f"sqlite:///{root}/store.db", host=f"{testbed.SUBNET}.1")
+    server.start()
+    try:
+        stage = Stage(world, "mlflow_stopped", tracking=f"{{uri: '{server.uri}'}}")
+        job = stage.start()
+        job.until(lambda: stage.saved(2), "a checkpoint", LIMIT)
+        server.kill()
+        began = time.monotonic()
+        assert job.wait(LIMIT) == ("COMPLETED", 0), job.text[-4000:]
+        ended = time.monotonic() - began
+        server.start()
+        words = [sys.executable, "-m", "qwenlong", "track", "upload", "--results", stage.root / "results"]
+        testbed.sh(*words)
+        client = mlflow.MlflowClient(server.uri)
+        [experiment] = [e for e in client.search_experiments() if e.name != "Default"]
+        [run] = client.search_runs([experiment.experiment_id])
+        history = client.get_metric_history(run.info.run_id, "reward/mean")
+    finally:
+        server.kill()
+    assert run.info.status == "FINISHED"
+    assert {m.step: m.value for m in history} == {row["step"]: row["reward/mean"] for row in unbroken.metrics()}
+    row = f"mlflow_stopped|COMPLETED 0|{ended:.0f} s|0 s|0"
+    record_property("fault", row)
+    print(f"\nFAULT|{row}")
+    check_same(unbroken, stage)

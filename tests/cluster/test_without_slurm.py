@@ -69,6 +69,7 @@ def test_outside_of_a_job_two_machines_are_refused(config, environment):
 
 def test_an_address_without_a_ray_is_refused_and_the_command_not_run(config, environment, tmp_path):
     address = f"127.0.0.1:{free_port('127.0.0.1')}"
+    config.write_text(config.read_text().replace("seconds: 90", "seconds: 5"))
     words = [*QWENLONG, "ray", "run", "--config", config, "--", "touch", tmp_path / "ran"]
     done = subprocess.run(words, capture_output=True, text=True, env=environment | {"RAY_ADDRESS": address})
     assert done.returncode == 1 and f"no Ray at {address}" in done.stderr

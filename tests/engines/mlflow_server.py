@@ -117,15 +117,15 @@ class Postgres:
 class Server:
     """`mlflow server` on a port that it keeps over restarts."""
 
-    def __init__(self, folder: Path, backend: str) -> None:
-        self.folder, self.port = folder, free_port()
+    def __init__(self, folder: Path, backend: str, host: str = "127.0.0.1") -> None:
+        self.folder, self.host, self.port = folder, host, free_port()
         self._backend = backend
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir()
 
     @property
     def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def start(self) -> None:
         self.begin()
@@ -133,7 +133,7 @@ class Server:
 
     def begin(self) -> None:
         words = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
+            sys.executable, "-m", "mlflow", "server", "--host", self.host, "--port", str(self.port), "--workers", "1",
             "--artifacts-destination", str(self.folder / "artifacts"),
         ]  # fmt: skip
         log = (self.folder / "log").open("ab")

@@ -93,7 +93,7 @@ def test_profile_and_laptop_have_their_own_cores_executor_and_memory(plan, root,
     laptop, paper = plan().jobs["rl_1"], plan("configs/paper.yaml").jobs["rl_1"]
     assert (laptop.threads, laptop.resources["mem_mb"]) == (2, 8000)
     assert "gres" not in laptop.resources
-    assert (paper.threads, paper.resources["mem_mb"], paper.resources["runtime"]) == (96, 1_500_000, 2880)
+    assert (paper.threads, paper.resources["mem_mb"], paper.resources["runtime"]) == (96, 1_500_000, 10080)
     assert (paper.resources["gres"], paper.resources["nodes"]) == ("gpu:8", 8)
     # The executor would take tasks as tasks per GPU; Slurm gives a machine one task by itself.
     assert "tasks" not in paper.resources
@@ -103,7 +103,7 @@ def test_profile_and_laptop_have_their_own_cores_executor_and_memory(plan, root,
 
 def test_stages_over_several_machines_without_gpus_ask_for_a_task_on_each(snakemake, tmp_path):
     words = ("--configfile", "configs/tiny.yaml", "--config", "engine={nodes: 2}", "resources={train: {nodes: 2}}")
-    shown = snakemake("-n", *words, f"run={{results: {tmp_path}}}").stdout
+    shown = snakemake("-n", "-p", *words, f"run={{results: {tmp_path}}}").stdout
     assert "nodes=2, tasks=2" in shown
     assert 'qwenlong ray run --config "$QWENLONG_CONFIG" -- qwenlong train stage rl_1 --config' in shown
 

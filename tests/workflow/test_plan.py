@@ -52,6 +52,18 @@ def test_one_cell_plans_its_own_cone(plan):
     assert trained == {"ablation_grpo"} and len(found) < 40
 
 
+def test_selection_runs_within_the_service_of_the_model_that_answers(plan):
+    """The job waits and needs no GPU; without `selection.server` it loads the model itself."""
+    models = {"verification": "base", "difficulty": "base", "score_1": "base", "score_2": "rl_1", "score_3": "rl_2"}
+    for name, model in (models | {"score_4": "sce_merge"}).items():
+        job = plan("configs/paper.yaml").jobs[name]
+        command = job.command.split("export ", 1)[-1]
+        assert f"qwenlong serve selection --model results/paper/models/{model} --config" in command
+        assert command.index("qwenlong serve") < command.index(" -- qwenlong train ")
+        assert "gres" not in job.resources and job.resources["mem_mb"] == 256000
+        assert "qwenlong serve" not in plan("configs/laptop.yaml").jobs[name].command
+
+
 def test_the_whole_paper_is_planned_within_fifteen_seconds(snakemake):
     """In CPU seconds, which other work on the machine does not change; wall time is in benchmarks/dag_overhead.md."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

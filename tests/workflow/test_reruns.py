@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -39,6 +40,13 @@ def test_other_settings_rerun_what_reads_them(project):
     assert set(project.planned(f"llm={{evaluation_judge: {judge}}}")) == SCORED
     assert "fetch" not in project.planned("run={seed: 3}")
     assert "corpus" in project.planned("run={seed: 3}")
+
+
+def test_a_stage_that_is_forced_takes_along_what_follows_it_to_the_target(project):
+    """As docs/paper_run.md says: `snakemake rl_stage_4 --forcerun memory_rl` on a finished run."""
+    shown = project.run("rl_stage_4", "-n", "-q", "rules", "--forcerun", "memory_rl")
+    found = set(re.findall(r"^(\w+) +1$", shown, re.MULTILINE))
+    assert found == {"memory_rl", "convert_memory", "sce_merge", "score_4", "rl_4", "rl_stage_4"}
 
 
 LINEAR, DARE = "{name: linear, method: linear}", "{name: dare_ties, method: dare_ties, density: 0.5}"

@@ -113,7 +113,7 @@ def module_digest(*names):
 
 def wants(kind):
     """Return the ResourceConfig of a kind of work."""
-    return getattr(RUN.resources, kind) or RUN.resources.generate
+    return getattr(RUN.resources, kind) or (RUN.resources.light if kind == "ask" else RUN.resources.generate)
 
 
 def need(kind):
@@ -169,8 +169,17 @@ def judged(wildcards):
 
 def model_served(wildcards, input):
     """Return what stands before an evaluation and serves its model, where evaluation.server names a service."""
-    server, model = RUN.evaluation.server, shlex.quote(str(input.model))
-    return f'qwenlong serve {server} --model {model} --config "$QWENLONG_CONFIG" --' if server else ""
+    return serving(RUN.evaluation.server, input.model)
+
+
+def selector_served(wildcards, input):
+    """Return what stands before selection and serves the model that answers, where selection.server names a service."""
+    return serving(RUN.selection.server, input.model)
+
+
+def serving(server, model):
+    """Return what stands before a command that asks `model`, served as the service of that name; none for none."""
+    return f'qwenlong serve {server} --model {shlex.quote(str(model))} --config "$QWENLONG_CONFIG" --' if server else ""
 
 
 def model_asked(wildcards, input):

@@ -27,10 +27,10 @@ if RUN.synthesis.mase.enabled:
             f"{R}/logs/mase.log",
         benchmark:
             f"{R}/benchmarks/mase.tsv"
-        retries: tries("light")
-        threads: cpus("light")
+        retries: tries("ask")
+        threads: cpus("ask")
         resources:
-            **need("light"),
+            **need("ask"),
         params:
             code=code_digest("synthesis", "rewards"),
             config=settings(
@@ -68,10 +68,10 @@ if RUN.synthesis.extract.enabled:
             f"{R}/logs/extract.log",
         benchmark:
             f"{R}/benchmarks/extract.tsv"
-        retries: tries("light")
-        threads: cpus("light")
+        retries: tries("ask")
+        threads: cpus("ask")
         resources:
-            **need("light"),
+            **need("ask"),
         params:
             code=code_digest("synthesis"),
             config=settings("synthesis.extract", "llm.generator", "run.seed"),
@@ -102,10 +102,10 @@ if RUN.synthesis.nl2sql.enabled:
             f"{R}/logs/nl2sql.log",
         benchmark:
             f"{R}/benchmarks/nl2sql.tsv"
-        retries: tries("light")
-        threads: cpus("light")
+        retries: tries("ask")
+        threads: cpus("ask")
         resources:
-            **need("light"),
+            **need("ask"),
         params:
             code=code_digest("synthesis"),
             config=settings(

@@ -24,9 +24,12 @@ rule verification:
     resources:
         **need("select"),
     params:
-        code=code_digest("training.verify", "training.difficulty", "training.prompting", "rewards", "inference"),
+        code=code_digest(
+            "training.verify", "training.difficulty", "training.prompting", "training.served", "rewards", "inference"
+        ),
         config=settings(
             "selection.k",
+            "selection.server",
             "selection.drop_blind",
             "selection.blind_tries",
             "selection.blind_alpha",
@@ -39,9 +42,10 @@ rule verification:
             "engine.dtype",
             "run.seed",
         ),
+        served=selector_served,
         folder=subpath(output.samples, parent=True),
     shell:
-        'qwenlong train verify --config "$QWENLONG_CONFIG" --samples {input.samples:q} --documents {input.documents:q}'
+        '{params.served} qwenlong train verify --config "$QWENLONG_CONFIG" --samples {input.samples:q} --documents {input.documents:q}'
         " --model {input.model:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
@@ -62,9 +66,10 @@ rule difficulty:
     resources:
         **need("select"),
     params:
-        code=code_digest("training.difficulty", "training.prompting", "rewards", "inference"),
+        code=code_digest("training.difficulty", "training.prompting", "training.served", "rewards", "inference"),
         config=settings(
             "selection.k",
+            "selection.server",
             "selection.max_new_tokens",
             "training.temperature",
             "training.top_p",
@@ -72,9 +77,10 @@ rule difficulty:
             "engine.dtype",
             "run.seed",
         ),
+        served=selector_served,
         folder=subpath(output.samples, parent=True),
     shell:
-        'qwenlong train difficulty --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
+        '{params.served} qwenlong train difficulty --config "$QWENLONG_CONFIG" --samples {input.samples:q}'
         " --documents {input.documents:q} --model {input.model:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
@@ -122,9 +128,17 @@ for stage in SCORED_STAGES:
         resources:
             **need("select"),
         params:
-            code=code_digest("training.curriculum", "training.difficulty", "training.prompting", "rewards", "inference"),
+            code=code_digest(
+                "training.curriculum",
+                "training.difficulty",
+                "training.prompting",
+                "training.served",
+                "rewards",
+                "inference",
+            ),
             config=settings(
                 "selection.k",
+                "selection.server",
                 "selection.solved_above",
                 "selection.carry_share",
                 "base.window",
@@ -134,8 +148,9 @@ for stage in SCORED_STAGES:
                 earlier=[RUN.stage(name).max_input_tokens for name in SCORED_STAGES if name < stage],
             ),
             stage=stage,
+            served=selector_served,
             folder=subpath(output.samples, parent=True),
         shell:
-            'qwenlong train select --config "$QWENLONG_CONFIG" --stage {params.stage:q} --samples {input.samples:q}'
+            '{params.served} qwenlong train select --config "$QWENLONG_CONFIG" --stage {params.stage:q} --samples {input.samples:q}'
             " --documents {input.documents:q} --model {input.model:q} --out {params.folder:q}"
             " > {log:q} 2>&1"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qwenlong.core import templates
 from qwenlong.core.progress import Progress
 from qwenlong.core.records import Difficulty, Document, Sample
 from qwenlong.core.seeds import derive
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.rewards import rules
-from qwenlong.training.prompting import prompt_ids
+from qwenlong.training.prompting import Chat, chat_ids
+from qwenlong.training.served import Served
 
 if TYPE_CHECKING:
     from qwenlong.inference.engine import Generator, Sampling
@@ -21,8 +23,8 @@ _PORTION = 64
 
 def rollouts(
     samples: Sequence[Sample],
-    prompts: Sequence[list[int]],
-    generator: Generator,
+    chats: Sequence[Chat],
+    generator: Generator | Served,
     tokenizer: Tokenizer,
     sampling: Sampling,
     k: int,
@@ -31,10 +33,14 @@ def rollouts(
 ) -> list[list[float]]:
     """Return the rewards [samples][k] of k responses to each sample's prompt, by the rules.
 
-    The seed of a rollout is derived from `seed`, the sample's id and its number, so order and company do not matter.
+    `generator`: a model in this process, or one that is served. The seed of a rollout is derived from `seed`, the
+    sample's id and its number, so order and company do not matter.
     """
+    if isinstance(generator, Served):
+        return generator.rewards(samples, chats, sampling, k, seed, description, reward)
     from qwenlong.inference.responses import response_text
 
+    prompts = [chat_ids(chat, tokenizer) for chat in chats]
     rewards: list[list[float]] = [[] for _ in samples]
     # Prompts of similar length share a batch.
     order = sorted(range(len(samples)), key=lambda n: (len(prompts[n]), samples[n].id))
@@ -61,7 +67,7 @@ def reward(sample: Sample, response: str) -> float:
 def pass_at_k(
     samples: Sequence[Sample],
     corpus: Mapping[str, Document],
-    generator: Generator,
+    generator: Generator | Served,
     tokenizer: Tokenizer,
     sampling: Sampling,
     *,
@@ -70,13 +76,10 @@ def pass_at_k(
     seed: int,
     model: str,
     description: str = "difficulty",
-    prompt: Callable[[Sample], list[int]] | None = None,
 ) -> list[Sample]:
     """Return the samples with `difficulty` filled. Prompts above `max_input_tokens` lose their middle."""
-    prompts = [
-        prompt(sample) if prompt else prompt_ids(sample, corpus, tokenizer, max_input_tokens) for sample in samples
-    ]
-    rewards = rollouts(samples, prompts, generator, tokenizer, sampling, k, seed, description)
+    chats = [templates.messages(sample, corpus, tokenizer, max_input_tokens) for sample in samples]
+    rewards = rollouts(samples, chats, generator, tokenizer, sampling, k, seed, description)
     return [
         sample.model_copy(update={"difficulty": Difficulty(pass_at_k=sum(values) / k, k=k, model=model)})
         for sample, values in zip(samples, rewards, strict=True)

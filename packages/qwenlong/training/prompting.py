@@ -8,6 +8,14 @@ from qwenlong.core import templates
 from qwenlong.core.records import Document, Sample
 from qwenlong.core.tokens import Tokenizer
 
+#: A prompt before the model's template renders it.
+Chat = list[dict[str, str]]
+
+
+def chat_ids(chat: Chat, tokenizer: Tokenizer) -> list[int]:
+    """Return a chat's token ids."""
+    return tokenizer.encode(tokenizer.render_chat(chat))
+
 
 def prompt_ids(
     sample: Sample, corpus: Mapping[str, Document], tokenizer: Tokenizer, max_tokens: int | None = None
@@ -16,10 +24,9 @@ def prompt_ids(
 
     Raises DataError when a document is missing or the question alone does not fit.
     """
-    return tokenizer.encode(tokenizer.render_chat(templates.messages(sample, corpus, tokenizer, max_tokens)))
+    return chat_ids(templates.messages(sample, corpus, tokenizer, max_tokens), tokenizer)
 
 
-def blind_prompt_ids(sample: Sample, tokenizer: Tokenizer) -> list[int]:
-    """Return the token ids of the sample's prompt without documents."""
-    chat = [{"role": "user", "content": templates.user_prompt(sample, "")}]
-    return tokenizer.encode(tokenizer.render_chat(chat))
+def blind_chat(sample: Sample) -> Chat:
+    """Return the sample's prompt without documents."""
+    return [{"role": "user", "content": templates.user_prompt(sample, "")}]

@@ -91,7 +91,7 @@ def verify(
 
     with _stage(config, "verification") as (settings, run):
         asked, corpus = _read(samples, documents)
-        generator, tokens, sampling, limit = _model(settings, model)
+        generator, tokens, sampling, limit = _model(settings, model, "verification")
         kept, report = work.verify(
             asked, corpus, generator, tokens, sampling, settings.selection,
             max_input_tokens=limit, seed=settings.run.seed, model=model.name,
@@ -110,7 +110,7 @@ def difficulty(
 
     with _stage(config, "difficulty") as (settings, run):
         asked, corpus = _read(samples, documents)
-        generator, tokens, sampling, limit = _model(settings, model)
+        generator, tokens, sampling, limit = _model(settings, model, "difficulty")
         scored = work.pass_at_k(
             asked, corpus, generator, tokens, sampling,
             k=settings.selection.k, max_input_tokens=limit, seed=settings.run.seed, model=model.name,
@@ -167,7 +167,7 @@ def select(
                 f"{samples}: none of {len(asked)} samples fits {stage}'s max_input_tokens = "
                 f"{limits.max_input_tokens}; raise it, or lower synthesis.length_targets"
             )
-        generator, tokens, _, _ = _model(settings, model)
+        generator, tokens, _, _ = _model(settings, model, f"score_{stage[-1]}")
         sampling = Sampling(limits.max_output_tokens, limits.temperature, limits.top_p)
         scored = work.pass_at_k(
             fitting, corpus, generator, tokens, sampling,
@@ -216,15 +216,41 @@ def _read(samples: Path, documents: Path) -> tuple[list[Sample], dict[str, Docum
     return asked, {document.id: document for document in read_parquet(documents, Document)}
 
 
-def _model(settings: Config, model: Path) -> tuple[Any, Any, Any, int]:
-    """Return generator, tokenizer, sampling and prompt limit of selection outside a stage."""
-    from qwenlong.inference.engine import load_generator
+def _model(settings: Config, model: Path, name: str) -> tuple[Any, Any, Any, int]:
+    """Return what answers for a job of that name, its tokenizer, sampling and prompt limit outside a stage."""
     from qwenlong.inference.sampling import Sampling
 
-    generator, tokens = load_generator(model, settings.engine.dtype)
     chosen = settings.selection
+    if chosen.server is None:
+        from qwenlong.inference.engine import load_generator
+
+        generator, tokens = load_generator(model, settings.engine.dtype)
+    else:
+        generator, tokens = _served(settings, model, name)
     sampling = Sampling(chosen.max_new_tokens, settings.training.temperature, settings.training.top_p)
     return generator, tokens, sampling, settings.base.window - chosen.max_new_tokens
+
+
+def _served(settings: Config, model: Path, name: str) -> tuple[Any, Any]:
+    """Return the model as `qwenlong serve NAME --model MODEL` serves it, and its tokenizer."""
+    from qwenlong.core.config import EndpointConfig
+    from qwenlong.core.config.services import PREFIX, instance
+    from qwenlong.core.tokens import Tokenizer
+    from qwenlong.corpus.folders import listing_digest
+    from qwenlong.memory_agent.backends import label
+    from qwenlong.training.served import Served
+
+    chosen, results = settings.selection, Path(settings.run.results)
+    server = str(chosen.server)
+    endpoint = EndpointConfig(
+        base_url=f"{PREFIX}{results}/state/services/{instance(server, str(model))}",
+        model=settings.services[server].name or label(str(model)),
+        concurrency=chosen.concurrency,
+        timeout_seconds=chosen.timeout_seconds,
+    )
+    tokens = Tokenizer(model)
+    journal = results / "state" / "selection" / f"{name}.jsonl"
+    return Served(endpoint, tokens, journal, listing_digest(model)), tokens
 
 
 def _write(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qwenlong.core import templates
 from qwenlong.core.config import SelectionConfig
 from qwenlong.core.errors import DataError
 from qwenlong.core.records import Document, Sample
@@ -14,7 +15,8 @@ from qwenlong.core.templates import render_documents
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.rewards import guessing
 from qwenlong.training.difficulty import rollouts
-from qwenlong.training.prompting import blind_prompt_ids, prompt_ids
+from qwenlong.training.prompting import blind_chat, prompt_ids
+from qwenlong.training.served import Served
 
 if TYPE_CHECKING:
     from qwenlong.inference.engine import Generator, Sampling
@@ -48,7 +50,7 @@ def extended(
 def verify(
     samples: Sequence[Sample],
     corpus: Mapping[str, Document],
-    generator: Generator,
+    generator: Generator | Served,
     tokenizer: Tokenizer,
     sampling: Sampling,
     selection: SelectionConfig,
@@ -73,11 +75,11 @@ def verify(
         extended(sample, corpus, tokenizer, selection.robust_documents, max_input_tokens, seed) for sample in samples
     ]
     measured = [sample for sample in wider if sample is not None]
-    prompts = [prompt_ids(sample, corpus, tokenizer, max_input_tokens) for sample in measured]
+    chats = [templates.messages(sample, corpus, tokenizer, max_input_tokens) for sample in measured]
     robust = dict(
         zip(
             (sample.id for sample in measured),
-            rollouts(measured, prompts, generator, tokenizer, sampling, selection.k, seed, "more documents"),
+            rollouts(measured, chats, generator, tokenizer, sampling, selection.k, seed, "more documents"),
             strict=True,
         )
     )
@@ -135,7 +137,12 @@ def verify(
 
 
 def _blind(
-    samples: Sequence[Sample], generator: Generator, tokenizer: Tokenizer, sampling: Sampling, tries: int, seed: int
+    samples: Sequence[Sample],
+    generator: Generator | Served,
+    tokenizer: Tokenizer,
+    sampling: Sampling,
+    tries: int,
+    seed: int,
 ) -> list[list[float]]:
     """Return the rewards of each sample's tries without documents, its options turned by one place a try."""
     # A try counts as a sample of its own, with an id and so a seed of its own.
@@ -144,7 +151,7 @@ def _blind(
         for sample in samples
         for number in range(tries)
     ]
-    prompts = [blind_prompt_ids(sample, tokenizer) for sample in turned]
-    rewards = rollouts(turned, prompts, generator, tokenizer, sampling, 1, seed, "blind tries")
+    chats = [blind_chat(sample) for sample in turned]
+    rewards = rollouts(turned, chats, generator, tokenizer, sampling, 1, seed, "blind tries")
     flat = [value for values in rewards for value in values]
     return [flat[start : start + tries] for start in range(0, len(flat), tries)]

@@ -81,8 +81,39 @@ def test_the_papers_run() -> None:
     assert clusters[256]["spread_wall_hours"][1] < clusters[256]["wall_hours"][1]
     # Training on 64 GPUs is as wide on 256, and all GPUs of 8.
     assert any("On 8 GPUs" in note and "61 GB" in note for note in plan["notes"])
-    assert any("runtime_minutes allows 48 h, memory_rl" in note for note in plan["notes"])
+    # No job of the paper's run is longer than its limit, and none but the base model's takes fewer GPUs than it could.
+    assert not any("runtime_minutes allows" in note for note in plan["notes"])
     assert planned("--config", PAPER) == plan
+
+
+def test_limits_that_are_too_short_are_named_as_the_rules_take_them(tmp_path: Path) -> None:
+    """By kind, with fallbacks: extraction under `ask` or `light`, the evaluation of served models under `light`."""
+    values = yaml.safe_load(Path(PAPER).read_text(encoding="utf-8"))
+    values["ablations"]["rows"] = []
+    values["resources"] |= {
+        "ask": None,
+        "select": None,
+        "train": values["resources"]["train"] | {"runtime_minutes": 2880},
+    }
+    values["resources"]["train"].pop("most_runtime_minutes")
+
+    def notes() -> str:
+        config = tmp_path / "run.yaml"
+        config.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return "\n".join(planned("--config", str(config))["notes"])
+
+    found = notes()
+    assert "resources.light.runtime_minutes allows 12 h, extract would take 221 h" in found
+    assert "resources.generate.runtime_minutes allows 24 h, score_3 would take 69 h" in found
+    assert "resources.train.runtime_minutes allows 48 h, memory_rl would take 137 h" in found
+    values["synthesis"]["extract"]["enabled"] = False
+    values["resources"]["light"]["runtime_minutes"] = 360
+    assert "resources.light.runtime_minutes allows 6 h, evaluate_" in notes()
+    # Served on one machine, or loaded by a job of one: the same eight GPUs.
+    values["services"]["selection"] |= {"replicas": 2, "slurm": {"nodes": 1, "gpus": 8}}
+    narrow = notes()
+    values["selection"]["server"] = None
+    assert notes() == narrow and "score_3 would take 445 h" in narrow
 
 
 def test_the_same_for_people() -> None:

@@ -39,7 +39,7 @@ def test_help_lists_every_verb_in_order() -> None:
     done = run("--help")
     assert done.returncode == 0
     positions = [done.stdout.index(f"│ {name} ") for name in cli.COMMANDS]
-    assert positions == sorted(positions) and len(positions) == 12
+    assert positions == sorted(positions) and len(positions) == 15
     assert all(entry[2] in done.stdout for entry in cli.COMMANDS.values())
 
 
@@ -73,8 +73,8 @@ def test_top_level_help_imports_no_stage_and_nothing_heavy() -> None:
 
 def test_version_and_wrong_usage() -> None:
     assert run("--version").stdout.strip() == __version__
-    wrong = run("traim")
-    assert wrong.returncode == 2 and "Did you mean 'train'?" in wrong.stderr
+    wrong = run("evaluat")
+    assert wrong.returncode == 2 and "Did you mean 'evaluate'?" in wrong.stderr
     assert run("config", "check").returncode == 2
     assert run("--log-level", "LOUD", "config", "schema").returncode == 2
     assert run().returncode == 2

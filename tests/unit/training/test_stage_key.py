@@ -26,6 +26,8 @@ def test_bounds_of_early_stopping_keep_a_stages_checkpoints(tmp_path):
     first, marker = key(tmp_path)
     for divergence in ({"patience": 50}, {"reward_share": None}, None):
         assert key(tmp_path, divergence=divergence)[0] == first
+    # Nor does how often it is saved, which one learns while it runs.
+    assert key(tmp_path, save_every=1)[0] == first
     assert marker.is_file()
     others = {key(tmp_path, **{name: value})[0] for name, value in {"loss": "dapo", "truncated": "drop"}.items()}
     assert len(others) == 2 and first not in others

@@ -71,6 +71,11 @@ class _Planner:
             return int(wanted.cpus)
         if kind == "train":
             return e.nodes * e.gpus_per_node
+        server = {"generate": self.config.evaluation.server, "select": self.config.selection.server}.get(kind)
+        if server is not None:
+            # The job itself holds none.
+            service = self.config.services[server]
+            return max(1, service.replicas * service.gpus_each)
         if kind in ("light", "merge"):
             return int(wanted.gpus * wanted.nodes)
         return max(1, wanted.gpus * wanted.nodes)

@@ -147,7 +147,7 @@ def _too_long(config: Config, a: Assumptions, planned: jobs.Planned, own: Totals
     """Return jobs that the scheduler would end before they are done, by kind of work."""
     worst: dict[str, tuple[float, str]] = {}
     for node in graph.nodes(config, a):
-        kind: str = "generate" if node.kind == "select" and config.resources.select is None else node.kind
+        kind = _resources(config, node)
         hours = own.durations[node.name].typical
         if hours > worst.get(kind, (0.0, ""))[0]:
             worst[kind] = hours, node.name
@@ -160,6 +160,18 @@ def _too_long(config: Config, a: Assumptions, planned: jobs.Planned, own: Totals
                 "time, more GPUs, or so many restarts from the last checkpoint."
             )
     return found
+
+
+def _resources(config: Config, node: graph.Node) -> str:
+    """Return the key of `resources` that a job's limits stand under, as in workflow/rules."""
+    if node.name in ("mase", "extract", "nl2sql"):
+        return "light" if config.resources.ask is None else "ask"
+    if node.kind == "generate" and config.evaluation.server is not None:
+        return "light"
+    if node.kind == "select" and config.resources.select is None:
+        return "generate"
+    # The base model is made by a rule of its own kind.
+    return "generate" if node.name == "base" else node.kind
 
 
 def _compare(config: Config, a: Assumptions, planned: jobs.Planned, results: Path, own: Totals) -> dict[str, Any]:

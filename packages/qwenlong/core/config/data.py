@@ -218,3 +218,10 @@ class SelectionConfig(Section):
     mean reward. [assumed]"""
     max_new_tokens: Annotated[int, Field(ge=1)] = 64
     """Output limit when the base model is scored."""
+    server: str | None = None
+    """Service with whose settings the model is served that verification, difficulty and selection ask; none: the job
+    loads it, onto one GPU."""
+    concurrency: Annotated[int, Field(ge=1)] = 32
+    """Responses under way at `server`."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds for one response of `server`, its wait in the server's queue included."""

@@ -94,11 +94,14 @@ class ResourcesConfig(Section):
     """Resources by kind of work."""
 
     light: ResourceConfig = ResourceConfig()
-    """Corpus, synthesis, bins, scoring, audit."""
+    """Corpus, synthesis, bins, scoring, audit; evaluation of served models."""
+    ask: ResourceConfig | None = None
+    """Agents, triples, SQL: jobs that wait for the generator's replies. none: as light."""
     generate: ResourceConfig = ResourceConfig()
     """Evaluation, and selection where it has no entry of its own."""
     select: ResourceConfig | None = None
-    """Verification, difficulty, selection by the model: what RL waits for. none: as generate."""
+    """Verification, difficulty, selection by the model: what RL waits for. none: as generate. With selection.server the
+    job asks and needs no GPU."""
     train: ResourceConfig = ResourceConfig(cpus=2, memory_mb=8000)
     """verl on Ray."""
     merge: ResourceConfig = ResourceConfig()
@@ -154,10 +157,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _services_exist(self) -> Config:
         faults = [fault for key, one in endpoints(self) if (fault := service_fault(key, one, self.services))]
-        server = self.evaluation.server
-        if server is not None and server not in self.services:
-            known = ", ".join(sorted(self.services)) or "none"
-            faults.append(f"evaluation.server = {server!r} is no service; services has {known}")
+        for key in ("evaluation", "selection"):
+            server = getattr(self, key).server
+            if server is not None and server not in self.services:
+                known = ", ".join(sorted(self.services)) or "none"
+                faults.append(f"{key}.server = {server!r} is no service; services has {known}")
         if faults:
             raise ValueError("\n".join(faults))
         return self

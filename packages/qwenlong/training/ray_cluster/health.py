@@ -80,6 +80,7 @@ def check(engine: EngineConfig, address: str, results: Path) -> list[Node]:
 
     folder = results.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    _listened(address, engine.ray.start_timeout_seconds)
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except (ConnectionError, RuntimeError) as error:
@@ -93,6 +94,23 @@ def check(engine: EngineConfig, address: str, results: Path) -> list[Node]:
     if found:
         raise QwenlongError("the machines cannot train:\n  " + "\n  ".join(found))
     return nodes
+
+
+def _listened(address: str, seconds: float) -> None:
+    """Wait until somebody listens: Ray itself tries for minutes, whatever the configuration says."""
+    host, _, port = address.rpartition(":")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) or time.monotonic() > end:
+                raise QwenlongError(
+                    f"no Ray at {address}: {error} (engine.ray.start_timeout_seconds = {seconds:g}); see the logs of "
+                    "the machines above, or RAY_ADDRESS"
+                ) from error
+        time.sleep(0.3)
 
 
 def _wait(ray: Any, engine: EngineConfig) -> list[dict[str, Any]]:

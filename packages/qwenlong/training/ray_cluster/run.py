@@ -129,6 +129,8 @@ def _symmetric(engine: EngineConfig, job: allocation.Allocation, head: str, port
     variables = {
         **allocation.for_step(os.environ),
         **engine.ray.variables(),
+        # It counts the machines of the Ray that it finds, and finds none in a folder that is not Ray's default.
+        "RAY_ADDRESS": f"{head}:{port}",
         "RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT": str(engine.ray.start_timeout_seconds),
     }
     with terminate_as_exit():

@@ -99,7 +99,7 @@ def overrides(
             "max_input_tokens": stage.max_input_tokens,
             "max_output_tokens": stage.max_output_tokens,
             "memory": memory.model_dump() if memory is not None else None,
-            "judge": anchored(config.llm.reward_judge).model_dump() if config.llm.reward_judge else None,
+            "judge": config.llm.reward_judge.model_dump() if config.llm.reward_judge else None,
             "seed": config.run.seed,
         },
         "actor_rollout_ref.model.path": str(model),
@@ -206,8 +206,8 @@ class Stage:
         # Checkpoints belong to these inputs and settings; others' are not resumed.
         self.key = digest_value(
             {
-                # When to stop is no property of a checkpoint: with looser bounds the stage goes on from it.
-                "stage": stage.model_dump(mode="json", exclude={"divergence"}),
+                # When to stop and to save is no property of a checkpoint: with other bounds the stage goes on from it.
+                "stage": stage.model_dump(mode="json", exclude={"divergence", "save_every"}),
                 "seed": config.run.seed,
                 "inputs": [digest_path(p) for p in (samples, documents, model)],
             }
@@ -308,6 +308,9 @@ def train(stage: Stage, run: Any) -> dict[str, Any]:
             resume=resume,
         )
         values["trainer.experiment_name"] = stage.name
+        if judge := stage.config.llm.reward_judge:
+            # Ray's workers have working folders of their own.
+            values["data.qwenlong"]["judge"] = anchored(judge).model_dump()
         verl = build_config(values)
         if run is not None:
             run.log_params(flatten({"verl": values}))
