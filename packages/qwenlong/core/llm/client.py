@@ -34,6 +34,8 @@ _LOG = get("qwenlong.core.llm")
 _RETRIED = {408, 409, 425, 429}
 #: Seconds between two looks for a service that is not there just now.
 LOOK = 1.0
+#: Failures after which a service may be on no machine, and seconds for a look whether it is.
+_LOST, LOOK_TIMEOUT = {"connection", "timeout"}, 5.0
 #: Longest pause between two tries, in seconds, whatever the server asks for.
 MAX_PAUSE = 60.0
 #: Share by which a pause may be shorter or longer, so that many clients do not come back at once.
@@ -209,10 +211,10 @@ class Client:
     async def _attempts(
         self, body: dict[str, Any], send: Callable[[dict[str, Any]], Awaitable[T]], tokens: int
     ) -> tuple[T, Ticket]:
-        pause = self._first_pause
+        pause, kind = self._first_pause, ""
         for attempt in range(self.endpoint.retries + 1):
             if attempt:
-                await self._follow()
+                await self._follow(kind)
             ticket = await self._limits.start(tokens)
             self._meter.sent(attempt)
             began = time.monotonic()
@@ -242,14 +244,22 @@ class Client:
             kind,
         )
 
-    async def _follow(self) -> None:
-        """Look where the service is now; wait up to `timeout_seconds` while it is nowhere, between two machines."""
+    async def _follow(self, failure: str) -> None:
+        """Look where the service is now; wait up to `timeout_seconds` while it is nowhere, between two machines.
+
+        The file of one whose machine died stays: where nobody answers it says nothing.
+        """
         if self._service is None:
             return
         end = time.monotonic() + self.endpoint.timeout_seconds
         while True:
             try:
                 place = locate(self._service)
+                if failure in _LOST and not await self._answers(place):
+                    raise NotThere(
+                        f"the service {self._service.name!r} does not answer at {place.url}, where it last was; "
+                        "its machine may have died: run the same command again"
+                    )
             except NotThere as error:
                 if time.monotonic() >= end:
                     raise Unavailable(str(error), "connection") from None
@@ -258,6 +268,17 @@ class Client:
             self._url, self._key = place.url + "/chat/completions", place.key
             self._http.headers["Authorization"] = f"Bearer {self._key}"
             return
+
+    async def _answers(self, place: Place) -> bool:
+        """Tell whether a service takes requests at its address, ready or not."""
+        import httpx
+
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT):
+                await self._http.get(place.url.removesuffix("/v1") + "/health")
+        except (httpx.HTTPError, TimeoutError):
+            return False
+        return True
 
     async def _once(self, body: dict[str, Any]) -> Reply:
         response = await self._post(body)
