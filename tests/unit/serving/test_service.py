@@ -210,8 +210,16 @@ def test_client_follows_and_says_what_is_missing(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_client_waits_for_the_next_machine_of_a_service_that_died(tmp_path: Path) -> None:
-    """The file of a service whose machine lost power stays, and names an address where nobody is."""
+def test_client_waits_for_the_next_machine_of_a_service_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of a service whose machine lost power stays, and names an address where nobody is.
+
+    A site's proxy is for the world outside, not for the run's own services.
+    """
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
 
     async def scenario() -> None:
         config = service(tmp_path)
