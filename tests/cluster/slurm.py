@@ -145,6 +145,10 @@ while :; do wait; sleep 1; done
         """Return the id of its slurmd."""
         return next(pid for pid, line in self.processes().items() if line.startswith("slurmd -D"))
 
+    def plug(self, on: bool) -> None:
+        """Put the machine on the network, or take it off: then its end reaches nobody."""
+        sh("ip", "link", "set", f"{PREFIX}v{self.name}", "up" if on else "down")
+
     def kill(self) -> None:
         """Cut the power: every process of the machine is killed."""
         assert self.init is not None
@@ -259,7 +263,7 @@ class Slurm:
             "ClusterName=qwenlong",
             f"SlurmctldHost={socket.gethostname()}({SUBNET}.1)",
             "AuthType=auth/munge",
-            f"AuthInfo=socket={STATE}/munge.socket",
+            f"AuthInfo=socket={STATE}/munge.socket,cred_expire=15",
             "SlurmUser=root",
             # Beside a Slurm that may live on this machine.
             "SlurmctldPort=16817",
