@@ -152,6 +152,7 @@ def test_a_benchmark_is_answered_and_judged_by_services(observed, tmp_path):
     assert len(events(tmp_path / "notes-judge")) == 1 + len(judged)
 
 
+@pytest.mark.slow
 def test_a_consumer_goes_on_when_its_service_is_cancelled_and_when_its_machine_dies(slurm, observed, tmp_path):
     values = {"run": {"results": "results"}, "tracking": {"enabled": False}}
     values |= {"services": {"little": _service(tmp_path / "notes", PAUSE="0.2")}}
