@@ -9,7 +9,7 @@ RUN := PATH="$(BIN):$$PATH"
 CORES ?= all
 # Seconds after which a test that hangs is ended.
 TIMEOUT ?= 1800
-# Processes that share the test files of `make test`.
+# Processes that share the test files of `make test` and `make test-engines`.
 WORKERS ?= 2
 # The wheelhouse: its folder, the largest part in MiB (0: no parts), packages that the machines have, further options
 # (scripts/wheelhouse.py --help), and the interpreter whose pip downloads. PYTHON=3.12 is the Python of the machines.
@@ -45,7 +45,7 @@ test: lint ## Lint, then unit and workflow tests with one tiny run through the r
 	@$(RUN) pytest tests/workflow tests/unit -m "not engines and not slow" --timeout $(TIMEOUT) -n $(WORKERS) --dist loadfile
 
 test-engines: setup ## Tests that need verl on Ray, servers and other engines
-	@$(RUN) pytest tests -m "engines and not slow" --timeout $(TIMEOUT)
+	@$(RUN) pytest tests -m "engines and not slow" --timeout $(TIMEOUT) -n $(WORKERS) --dist loadfile
 
 test-cluster: setup ## The tiny run and Ray in a real Slurm of two machines, made of this one (needs root; Linux)
 	@$(RUN) pytest tests/cluster -m "cluster and not slow" --timeout $(TIMEOUT)
