@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-from wheels.common import Trouble, megabytes
+from wheels.common import Trouble, megabytes, told
 from wheels.lock import read_lock, select
 from wheels.parts import cut
 from wheels.plan import plan
@@ -100,18 +100,7 @@ def own_name(store: Store, file: str) -> str:
 def main() -> int:
     """Run, and say in one message what went wrong."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        build(arguments())
-    except Trouble as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; run the same again to go on", file=sys.stderr)
-        return 130
-    return 0
+    return told(lambda: build(arguments()))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,14 @@ import os
 import re
 from pathlib import Path
 
+# The installer travels without the rest of this folder, so that what both need stands there.
+from wheels.install_files import Trouble, megabytes, told
+
+__all__ = ["Trouble", "megabytes", "told"]
+
 #: Error numbers of a full disk, a quota, and a limit on the size of a file, and how pip words them.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ROOM_WORDS = tuple(os.strerror(number) for number in NO_ROOM)
-
-
-class Trouble(Exception):
-    """What the user can mend; `code` is the exit code: 1 failed, 2 wrong usage."""
-
-    def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Hopeless(Trouble):
@@ -46,11 +43,6 @@ def digest(path: Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             state.update(block)
     return state.hexdigest()
-
-
-def megabytes(size: float) -> str:
-    """Write a size in bytes as people read it."""
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def to_json(content: object) -> str:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from install_files import HERE, Trouble, listed, locate, room
+from install_files import HERE, Trouble, listed, locate, room, told
 
 MARK = ".wheelhouse.json"
 
@@ -202,26 +202,20 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def work(options: argparse.Namespace) -> None:
+    """Check all that can be checked, then install."""
+    sources = [Path(source) for source in options.sources] or [HERE]
+    content, identity, wheels = locate(sources, Path(options.joined or HERE / "joined"))
+    check_platform(content)
+    check_rest(content, options.allow_missing)
+    if not options.check:
+        install(content, identity, wheels, options)
+
+
 def main() -> int:
     """Run, and say in one message what went wrong."""
     options = arguments()
-    try:
-        sources = [Path(source) for source in options.sources] or [HERE]
-        content, identity, wheels = locate(sources, Path(options.joined or HERE / "joined"))
-        check_platform(content)
-        check_rest(content, options.allow_missing)
-        if not options.check:
-            install(content, identity, wheels, options)
-    except Trouble as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.code
-    except OSError as error:
-        print(f"error: {error}; mend it and run the same again", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; run the same again to go on", file=sys.stderr)
-        return 130
-    return 0
+    return told(lambda: work(options))
 
 
 if __name__ == "__main__":

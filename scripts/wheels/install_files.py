@@ -6,7 +6,9 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,27 @@ FILE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+!-]*\.whl$")
 
 
 class Trouble(Exception):
-    """What the user can mend; `code` is the exit code."""
+    """What the user can mend; `code` is the exit code: 1 failed, 2 wrong usage."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
+
+
+def told(work: Callable[[], None]) -> int:
+    """Run a command; say in one message what went wrong, and return the exit code."""
+    try:
+        work()
+    except Trouble as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    except OSError as error:
+        print(f"error: {error}; mend it and run the same again", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; run the same again to go on", file=sys.stderr)
+        return 130
+    return 0
 
 
 def megabytes(size: float) -> str:
