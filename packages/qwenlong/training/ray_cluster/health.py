@@ -17,6 +17,7 @@ from typing import Any
 from qwenlong.core.config import EngineConfig
 from qwenlong.core.errors import QwenlongError
 from qwenlong.core.files import code_digest
+from qwenlong.training.ray_cluster.network import answers
 
 #: Packages whose versions all machines must share; one that no machine has is no fault.
 PACKAGES = ("ray", "torch", "verl", "vllm", "transformers", "tensordict", "numpy", "qwenlong")
@@ -100,16 +101,12 @@ def _listened(address: str, seconds: float) -> None:
     """Wait until somebody listens: Ray itself tries for minutes, whatever the configuration says."""
     host, _, port = address.rpartition(":")
     end = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=5).close()
-            return
-        except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) or time.monotonic() > end:
-                raise QwenlongError(
-                    f"no Ray at {address}: {error} (engine.ray.start_timeout_seconds = {seconds:g}); see the logs of "
-                    "the machines above, or RAY_ADDRESS"
-                ) from error
+    while not (port.isdigit() and answers(host, int(port), 5.0)):
+        if not port.isdigit() or time.monotonic() > end:
+            raise QwenlongError(
+                f"no Ray at {address}: nothing listens there (engine.ray.start_timeout_seconds = {seconds:g}); see the "
+                "logs of the machines above, or RAY_ADDRESS"
+            )
         time.sleep(0.3)
 
 
