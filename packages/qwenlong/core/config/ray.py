@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
 from qwenlong.core.config.section import Section
+from qwenlong.core.config.variables import variables
 
 #: Longest folder that leaves room for Ray's own below it: a socket's path has at most 107 characters.
 TEMP_LIMIT = 24
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OURS = ("RAY_ADDRESS", "PYTHONPATH", "PATH", "CUDA_VISIBLE_DEVICES", "VERL_USE_EXTERNAL_MODULES")
-
-
-def _variables(value: dict[str, str]) -> dict[str, str]:
-    for name in value:
-        if not _NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of an environment variable")
-        if name in _OURS or name.startswith(("SLURM_", "QWENLONG_")):
-            raise ValueError(f"{name} is set by the launcher; leave it out")
-    return value
+_variables = variables("the launcher", _OURS, ("SLURM_", "QWENLONG_"))
 
 
 class RayConfig(Section):

@@ -12,22 +12,13 @@ from pydantic import AfterValidator, Field, model_validator
 
 from qwenlong.core.config.models import EndpointConfig
 from qwenlong.core.config.section import Section
+from qwenlong.core.config.variables import variables
 
 #: What an endpoint's base_url begins with when it names a service of the run.
 PREFIX = "service:"
 #: What `command` may name: the model's path and name, and where one replica listens.
 PLACES = ("model", "name", "host", "port")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_KEYS = ("VLLM_API_KEY", "QWENLONG_SERVICE_KEY")
-
-
-def _variables(value: dict[str, str]) -> dict[str, str]:
-    for name in value:
-        if not _VARIABLE.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of an environment variable")
-        if name in _KEYS or name.startswith("SLURM_"):
-            raise ValueError(f"{name} is set by `qwenlong serve`; leave it out")
-    return value
+_variables = variables("`qwenlong serve`", ("VLLM_API_KEY", "QWENLONG_SERVICE_KEY"), ("SLURM_",))
 
 
 def _places(value: tuple[str, ...]) -> tuple[str, ...]:
