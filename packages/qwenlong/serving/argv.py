@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from qwenlong.core.config import ServiceConfig
 from qwenlong.core.errors import UsageError
@@ -117,3 +118,10 @@ def _installed() -> int:
     from pathlib import Path
 
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def with_package(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which this very package is found first, wherever its processes are started."""
+    package = str(Path(__file__).resolve().parents[2])
+    before = filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))
+    return {**variables, "PYTHONPATH": os.pathsep.join(dict.fromkeys([package, *before]))}

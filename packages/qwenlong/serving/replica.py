@@ -205,11 +205,9 @@ class Replica:
 async def _kept(line: list[str], variables: dict[str, str], log: IO[bytes]) -> asyncio.subprocess.Process:
     """Start a command under a keeper, in a session of its own."""
     keeper = [sys.executable, "-m", "qwenlong.serving.keeper", str(GRACE), *line]
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(dict.fromkeys([package, *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]))
     return await asyncio.create_subprocess_exec(
         *keeper,
-        env=variables | {"PYTHONPATH": path},
+        env=argv.with_package(variables),
         stdin=asyncio.subprocess.PIPE,
         stdout=log,
         stderr=log,

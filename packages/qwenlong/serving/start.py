@@ -17,6 +17,7 @@ from qwenlong.core.files import write_text
 from qwenlong.core.llm.places import NotThere, locate
 from qwenlong.core.logs import get
 from qwenlong.serving import leases
+from qwenlong.serving.argv import with_package
 from qwenlong.serving.run import Order
 
 _LOG = get(__name__)
@@ -124,7 +125,7 @@ def _start(order: Order, command: Sequence[str], log: Path) -> subprocess.Popen[
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
-            env=_environment(os.environ),
+            env=with_package(os.environ),
             # Its consumers come and go; it ends when no lease is left.
             start_new_session=True,
         )
@@ -152,7 +153,7 @@ def sbatch(order: Order, command: Sequence[str]) -> list[str]:
 def submit(order: Order, command: Sequence[str]) -> str:
     """Submit the service; return the job's id. Raises QwenlongError with what sbatch says."""
     order.logs.mkdir(parents=True, exist_ok=True)
-    variables = {k: v for k, v in _environment(os.environ).items() if k in _KEPT or not k.startswith(_OF_THE_JOB)}
+    variables = {k: v for k, v in with_package(os.environ).items() if k in _KEPT or not k.startswith(_OF_THE_JOB)}
     try:
         done = subprocess.run(sbatch(order, command), capture_output=True, text=True, env=variables, timeout=120)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -207,12 +208,6 @@ def _state(job: str) -> str:
     if done.returncode:
         return "gone" if "Invalid job id" in done.stderr else _UNKNOWN
     return done.stdout.strip() or "gone"
-
-
-def _environment(given: os._Environ[str]) -> dict[str, str]:
-    package = str(Path(__file__).resolve().parents[2])
-    before = filter(None, given.get("PYTHONPATH", "").split(os.pathsep))
-    return {**given, "PYTHONPATH": os.pathsep.join(dict.fromkeys([package, *before]))}
 
 
 def held(folder: Path) -> bool:
