@@ -100,6 +100,9 @@ def test_odd_input() -> None:
     same = statistics.estimate([{"a": {"x": 1.0, "y": 1.0}}] * 3)
     assert (same.value, same.low, same.high, same.p) == (1.0, 1.0, 1.0, 0.0)
     assert statistics.estimate([{"a": {"x": 1.0}}]).low is None
+    # Two seeds of the same mean that are right on other items: chance, not certainty.
+    crossed = statistics.estimate([{"a": {"x": 1.0, "y": 0.0, "z": 0.0}}, {"a": {"x": 0.0, "y": 1.0, "z": 0.0}}])
+    assert crossed.low is not None and crossed.low < 1 / 3 - 0.5
     assert statistics.estimate([{"a": {"x": 1.0, "y": 0.0, "z": 5.0}}, {"a": {"x": 1.0, "y": 0.0}}]).n == 2
     assert statistics.difference({"a": {"x": 1.0, "y": 1.0}, "b": {"q": 1.0}}, {"a": {"x": 0.5}}) == {"a": {"x": 0.5}}
 

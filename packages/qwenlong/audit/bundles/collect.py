@@ -189,20 +189,38 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
 
 
 class _Travels:
-    """Takes the folders of the machine out of texts: a bundle is read elsewhere."""
+    """Takes the folders of machines out of texts: a bundle is read elsewhere, a run may be from elsewhere."""
 
     def __init__(self, results: Path, shown: str) -> None:
-        here, full = Path.cwd().as_posix(), results.resolve().as_posix()
-        self._pairs = [(full, shown), (results.as_posix(), shown), (f"{here}/", "")]
+        self._results, self._shown = results, shown
+        self._pairs = [
+            *self._of(results.resolve().as_posix()),
+            *self._of(results.as_posix()),
+            (f"{Path.cwd().as_posix()}/", ""),
+        ]
 
-    def text(self, text: str) -> str:
-        for path, instead in self._pairs:
-            # A relative name is in its place already.
-            text = text.replace(path, instead) if path.startswith("/") and path != "/" else text
+    def _of(self, root: str) -> list[tuple[str, str]]:
+        """Return what replaces an absolute results folder, and the project's folder that it stands in."""
+        if not root.startswith("/") or root == "/":
+            return []
+        project = root.removesuffix(self._shown)
+        return [(root, self._shown), *([(project, "")] if project not in (root, "/") else [])]
+
+    def text(self, text: str, more: Sequence[tuple[str, str]] = ()) -> str:
+        for path, instead in (*more, *self._pairs):
+            text = text.replace(path, instead)
         return text
 
     def json(self, file: Path) -> bytes:
-        return self.text(dump_json(read_json(file))).encode()
+        value = read_json(file)
+        more: list[tuple[str, str]] = []
+        recorded = value.get("output") if isinstance(value, dict) else None
+        if isinstance(recorded, dict):
+            name = file.relative_to(self._results).as_posix().removesuffix("provenance.json").rstrip("./")
+            path = str(recorded.get("path", ""))
+            if path.endswith(f"/{name}"):
+                more = self._of(path.removesuffix(f"/{name}"))
+        return self.text(dump_json(value), more).encode()
 
 
 def _evaluation_files(place: Path) -> list[Path]:

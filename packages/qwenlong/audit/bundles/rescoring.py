@@ -63,9 +63,11 @@ def score(chosen: Sequence[Job], scratch: Path) -> None:
     """Make all scores again, in some processes. Raises QwenlongError with what the scorer said when it fails."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     started = []
-    for part in range(min(PROCESSES, len(chosen))):
+    # A process takes a second to start.
+    processes = min(PROCESSES, -(-len(chosen) // 8))
+    for part in range(processes):
         listed = scratch / f"jobs-{part}.jsonl"
-        write_jsonl(listed, [dict(job.values) for job in chosen[part::PROCESSES]])
+        write_jsonl(listed, [dict(job.values) for job in chosen[part::processes]])
         command = [sys.executable, "-m", "qwenlong", "evaluate", "rescore", str(listed)]
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True

@@ -68,12 +68,18 @@ def entries(published: Published, runs: Sequence[Run], tables: Sequence[SeededTa
         measured = tuple(_measured(runs, known.get("benchmarks", ())))
         beside = _beside(published, name, tables)
         status = "run" if measured else "not testable here"
-        if known.get("ours") and not measured:
-            status = "ours beside it" if beside or name not in published.tables else "not run yet"
+        if "needs" in known:
+            # A shape that our own runs can fill, whatever they are run on.
+            there = beside or any(_any(run, pattern) for run in runs for pattern in known["needs"])
+            status = "ours beside it" if there else "not run yet"
         own = tuple((key, value) for key, value in numbers.items() if _group(key) == name)
         because = " ".join(known["because"].split())
         made.append(Entry(name, known["title"], status, known.get("ours", ""), because, own, beside, measured))
     return made
+
+
+def _any(run: Run, pattern: str) -> bool:
+    return next(run.folder.glob(pattern), None) is not None
 
 
 def _group(key: str) -> str:

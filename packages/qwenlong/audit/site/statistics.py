@@ -9,9 +9,9 @@ V_seed is the variance of the seeds' means over their number, V_item that of the
 tasks, tasks weighing the same), and V_cell, what is left of a single answer, is in both and counted once. Each of the
 two terms has Student's t of its own degrees of freedom (seeds - 1; Satterthwaite's for items), and the squares of their
 half widths add up (Howe 1974, JASA 69; Zou and Donner 2008, Stat. Med. 27): with few seeds no pooled number of degrees
-of freedom covers as often as it says, this does (tests/unit/audit/test_site_statistics.py). p is the level at which the
-interval ends at 0. Seeds with items of their own are nested: V_seed holds the items too, and is all. One seed leaves
-the items alone.
+of freedom covers as often as it says, this does (tests/unit/audit/test_site_statistics.py). Nor is an interval
+shorter than that of V_item alone, where seeds happen to agree. p is the level at which the interval ends at 0. Seeds
+with items of their own are nested: V_seed holds the items too, and is all. One seed leaves the items alone.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _crossed(tables: Sequence[np.ndarray]) -> Estimate:
         return _interval(mean, ((item, freedom),), n, seeds)
     seed = float(means.var(ddof=1)) / seeds
     cell = math.fsum(weight * _residual(table) / table.size for table in tables)
-    return _interval(mean, ((seed, seeds - 1), (max(item - cell, 0.0), freedom)), n, seeds)
+    return _interval(mean, ((seed, seeds - 1), (max(item - cell, 0.0), freedom)), n, seeds, (item, freedom))
 
 
 def _residual(table: np.ndarray) -> float:
@@ -104,15 +104,18 @@ def _residual(table: np.ndarray) -> float:
     return float((rest**2).sum()) / ((table.shape[0] - 1) * (table.shape[1] - 1))
 
 
-def _interval(mean: float, terms: Sequence[tuple[float, float]], n: int, seeds: int) -> Estimate:
-    """`terms` holds a variance and its degrees of freedom each."""
+def _interval(
+    mean: float, terms: Sequence[tuple[float, float]], n: int, seeds: int, least: tuple[float, float] = (0.0, 1.0)
+) -> Estimate:
+    """`terms` holds a variance and its degrees of freedom each; no interval is shorter than that of `least` alone."""
     from scipy.special import stdtrit
 
     def half(level: float) -> float:
         widths = (variance * float(stdtrit(freedom, 1 - level / 2)) ** 2 for variance, freedom in terms)
-        return math.sqrt(math.fsum(widths))
+        alone = math.sqrt(least[0]) * float(stdtrit(least[1], 1 - level / 2))
+        return max(math.sqrt(math.fsum(widths)), alone)
 
-    if not any(variance > 0 for variance, _ in terms):
+    if not any(variance > 0 for variance, _ in (*terms, least)):
         # All the same: no width, which is not to say that the next would be.
         return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0, n, seeds)
     low, high = 0.0, 1.0
