@@ -50,7 +50,8 @@ def _site(bundle: Path, out: Path, as_json: bool) -> None:
     with atomic_directory(out) as fresh:
         build(bundle, fresh)
     if out.resolve() == (bundle / layout.REPORT).resolve():
-        layout.write_manifest(bundle)
+        # Only of what was written: a page made anew vouches for no prediction.
+        layout.write_manifest(bundle, only=layout.REPORT)
     typer.echo(json.dumps({"index": str(out / "index.html")}) if as_json else f"site: {out / 'index.html'}")
 
 

@@ -89,11 +89,8 @@ def test_seeds_and_verdicts(whole: Path) -> None:
     values = json.loads((whole / "report" / "tables.json").read_text())
     claims = {(v["scale"], v["id"]): v for v in values["claims"]}
     lifts = claims["nano", "memory_rl_lifts_agent"]
-    assert (
-        lifts["status"] in ("supported", "undecided", "reproduced")
-        and lifts["seeds"] == 3
-        and len(lifts["by_seed"]) == 3
-    )
+    assert lifts["status"] in ("supported", "undecided", "reproduced")
+    assert lifts["seeds"] == 2 and len(lifts["by_seed"]) == 2
     assert claims["smollm2", "memory_rl_lifts_agent"]["status"] == "not run"
     table = next(t for t in values["tables"] if t["scale"] == "nano" and t["name"] == "table10")
     base = table["rows"][0]["cells"]["avg"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong.audit.bundles import difference, layout, rescoring
-from qwenlong.audit.bundles.collect import recorded_examples
+from qwenlong.audit.bundles.collect import EVALUATIONS, KEPT, asked_otherwise, recorded_examples
 from qwenlong.audit.site import sources
 from qwenlong.audit.site.build import drawn_with, write
 from qwenlong.audit.site.runs import Opened, Run, opened
+from qwenlong.core import config_files
 from qwenlong.core.errors import DataError, QwenlongError
 from qwenlong.core.files import read_json, sha256_file
 
@@ -44,6 +46,9 @@ def verify(folder: Path) -> Checked:
             raise
         # A broken file is named already; this is what follows from it.
         checked.faults.append(str(error))
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        # A file of another form than the commands write: an edit, whatever digests say.
+        checked.faults.append(f"{folder}: a file of it has another form than its commands write ({error!r})")
     checked.faults = list(dict.fromkeys(checked.faults))
     return checked
 
@@ -83,7 +88,8 @@ def _run(run: Run) -> Iterator[str]:
     values = kept.pop("config", None)
     for where, a, b in rescoring.compare(kept, dict(run.record)):
         yield f"{place}/run.json: {where} = {a!r}, expected {b!r} (as {layout.INDEX} has it)"
-    for where, a, b in rescoring.compare(run.config.model_dump(mode="json"), values):
+    # As the file has it: settings that came to be later have no place in it.
+    for where, a, b in rescoring.compare(config_files.read_yaml(run.folder / "config.yaml"), values):
         yield f"{place}/config.yaml: {where} = {a!r}, expected {b!r}"
     own = run.config
     if (own.run.seed, own.base.kind) != (run.seed, run.scale):
@@ -96,8 +102,6 @@ def _run(run: Run) -> Iterator[str]:
 
 def _files(run: Run) -> list[Path]:
     """Return the files of a run that were counted when it was bundled."""
-    from qwenlong.audit.bundles.collect import EVALUATIONS, KEPT
-
     kept = [file for pattern in KEPT for file in run.folder.glob(pattern)]
     inside = [file for pattern in EVALUATIONS for file in run.folder.glob(f"{pattern}/*") if file.is_file()]
     return [*kept, *inside]
@@ -115,9 +119,7 @@ def _sidecar(run: Run, place: str, name: str, sidecar: Mapping[str, Any]) -> Ite
         if data is not None and local.is_file() and (found := sha256_file(local)) != data["digest"]:
             yield f"{source}: SHA-256 {found[:12]}, expected {data['digest'][:12]} (examples of {place}/{name}.gz)"
     if name.endswith("/predictions.jsonl"):
-        used = sidecar.get("config", {}).get("values", {}).get("evaluation")
-        own = run.config.evaluation.model_dump(mode="json")
-        for where, a, b in rescoring.compare(own, used) if used is not None else ():
+        for where, a, b in asked_otherwise(run.config, sidecar):
             yield f"{place}/config.yaml: evaluation.{where} = {a!r}, expected {b!r} (sidecar of {name})"
 
 
@@ -166,8 +168,6 @@ def _drawn(name: str) -> bool:
 
 def _without_drawings(data: bytes) -> bytes:
     """Return a page without the images in it, and without the name of what drew them."""
-    import re
-
     text = re.sub(rb"data:image/svg\+xml;base64,[\w+/=]+", b"", data)
     text = re.sub(rb'"drawn_with": "[^"]*"', b"", text)
     return b"" if text.lstrip().startswith((b"<?xml", b"<svg")) else text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,7 +158,7 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
         for place in sorted(p for p in run.results.glob(pattern) if p.is_dir()):
             try:
                 source = _examples(place, run.results)
-                _consistent(place, source)
+                _consistent(place, run.config)
             except DataError as error:
                 collected.left_out.append(travels.text(str(error)))
                 continue
@@ -169,9 +168,8 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
                 plain = file.name.endswith("provenance.json") or file.name == "run.json"
                 layout.put(root, name, travels.json(file) if plain else file.read_bytes())
                 taken += 1
-    values = json.loads(travels.text(json.dumps(run.config.model_dump(mode="json"), ensure_ascii=False)))
-    text = travels.text(config_files.dump(run.config))
-    layout.put(root, "config.yaml", text.encode())
+    layout.put(root, "config.yaml", travels.text(config_files.dump(run.config)).encode())
+    values = config_files.read_yaml(root / "config.yaml")
     own = Path() if run.planned else run.results / ENVIRONMENT
     record = {
         "name": run.name,
@@ -261,8 +259,18 @@ def _examples(place: Path, results: Path) -> Path:
     )
 
 
-def _consistent(place: Path, examples: Path) -> None:
-    """Raise DataError when scores are not of the predictions beside them, or either is not what its sidecar says."""
+def asked_otherwise(config: Config, sidecar: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Return settings of `evaluation` that differ: name, value in the configuration, value when it was asked."""
+    used = (sidecar.get("config") or {}).get("values", {}).get("evaluation") or {}
+    own = config.evaluation.model_dump(mode="json")
+    return [(key, own[key], value) for key, value in sorted(used.items()) if key in own and own[key] != value]
+
+
+def _consistent(place: Path, config: Config) -> None:
+    """Raise DataError when scores are not of the predictions beside them, or a file is not what its sidecar says.
+
+    Also when the model was asked with other settings than the configuration's.
+    """
     scores, predictions = place / "scores.json", place / "predictions.jsonl"
     made, asked = _sidecar(scores), _sidecar(predictions)
     found = {file: sha256_file(file) for file in (scores, predictions)}
@@ -275,6 +283,11 @@ def _consistent(place: Path, examples: Path) -> None:
     given = made["inputs"].get("predictions")
     if given is not None and given["digest"] != found[predictions]:
         raise DataError(f"{scores} is of other predictions than those beside it; score it again")
+    for key, own, used in asked_otherwise(config, asked):
+        raise DataError(
+            f"{predictions} was asked with evaluation.{key} = {used!r}, the configuration says {own!r}; give the "
+            "configuration of that run, or run the benchmark again"
+        )
 
 
 def _keep_examples(source: Path, folder: Path, known: str | None, place: Path) -> str:

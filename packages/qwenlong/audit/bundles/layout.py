@@ -64,9 +64,11 @@ def files(folder: Path) -> Iterator[str]:
             yield file.relative_to(folder).as_posix()
 
 
-def write_manifest(folder: Path) -> None:
-    """Write the digests of all files."""
-    digests = {name: sha256_file(folder / name) for name in files(folder)}
+def write_manifest(folder: Path, only: str | None = None) -> None:
+    """Write the digests of all files; with `only`, of that folder's: those of all others stay as they were recorded."""
+    kept = {} if only is None else {k: v for k, v in read_manifest(folder).items() if not k.startswith(f"{only}/")}
+    named = [name for name in files(folder) if only is None or name.startswith(f"{only}/")]
+    digests = kept | {name: sha256_file(folder / name) for name in named}
     write_json(folder / MANIFEST, {"format": FORMAT, "files": digests})
 
 
