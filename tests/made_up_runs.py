@@ -158,6 +158,10 @@ def make(
     for name, rows_of in every.items():
         write_parquet(examples[name], rows_of, Sample)
     write_json(results / "models" / "base" / "config.json", SHAPES[scale])
+    records = results / "state" / "replication"
+    write_json(records / "environment-0a1b.json", {"gpus": ["NVIDIA H200, 580.95, 143771 MiB"], "cores": 16})
+    ended = {"run": f"{scale}_stages-s{seed}", "state": "complete", "seconds": 600.0, "command": [str(root / "x")]}
+    write_json(records / "attempts" / "one.json", ended)
     for model in models:
         full, agent = LEVELS[model]
         place = results / "evaluation" / model

@@ -17,9 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 from made_up_runs import configuration, make
-from qwenlong.audit.bundles import layout
+from qwenlong.audit.bundles import collect, layout
 from qwenlong.audit.commands import app
-from qwenlong.core.errors import DataError
+from qwenlong.core.errors import DataError, UsageError
 
 RUN = CliRunner()
 #: Few models and items: a bundle takes seconds.
@@ -107,6 +107,37 @@ def test_seeds_and_verdicts(whole: Path) -> None:
     page = (whole / "report" / "tables.html").read_text()
     assert "seen once" in page and "snakemake --cores all" in page
     assert "<script>alert" not in page and "http-equiv" in page
+
+
+def test_times_stand_beside_floors(whole: Path) -> None:
+    """Cards come from the runs' records; tokens, MFU and floors from metrics; minutes of tables over the seeds."""
+    values = json.loads((whole / "report" / "tables.json").read_text())["efficiency"]
+    assert {(one["part"], one["minutes"], one["complete"]) for one in values["held"]} >= {
+        ("nano_stages-s17", 10.0, True)
+    }
+    stage = next(s for s in values["stages"] if s["run"] == "nano-s17" and s["stage"] == "rl_3")
+    assert 0 < stage["mfu"] < 1 and stage["ratio"]["gen"] == pytest.approx(2.5 / stage["floor"]["gen"], rel=1e-4)
+    # Steps 2 to 4 of 512 rollouts with 42, 43 and 44 tokens: the median.
+    assert stage["rollout_tokens"] == pytest.approx(512 * 43 / 2.5, rel=1e-4)
+    table = next(t for t in values["tables"] if t["scale"] == "nano" and t["table"] == "table10")
+    assert table["seeds"] == 2 and table["asking"] == pytest.approx(2 * 6 * 12.5 / 60, rel=1e-4)
+
+
+def test_the_configuration_is_found(runs: Path, tmp_path: Path) -> None:
+    """Of several that the workflow left, the one of the latest scores; none that is beyond doubt is refused."""
+    root = tmp_path / "results"
+    shutil.copytree(runs / "results/nano-s17", root)
+    (root / "state/configs").mkdir(parents=True)
+    shutil.copy(runs / "nano-s17.yaml", root / "state/configs/a.yaml")
+    assert collect.configuration(root, None).run.seed == 17
+    shutil.copy(runs / "nano-s18.yaml", root / "state/configs/b.yaml")
+    with pytest.raises(UsageError, match="beyond doubt"):
+        collect.configuration(root, None)
+    file = root / "evaluation/base/heldout/scores.json.provenance.json"
+    value = json.loads(file.read_text())
+    value |= {"command": ["evaluate", "score", "--config", "x/b.yaml", "--out", "y"], "written": "2999"}
+    file.write_text(json.dumps(value))
+    assert collect.configuration(root, None).run.seed == 18
 
 
 def test_published_numbers_each_have_a_status(whole: Path) -> None:
@@ -219,6 +250,17 @@ def test_an_edit_with_a_new_manifest_is_named_too(copy: Path) -> None:
     assert any("report/tables.json: " in line for line in faults)
 
 
+def test_a_new_page_vouches_for_no_prediction(copy: Path) -> None:
+    """After an edit, `report --bundle` renews the digests of the site alone."""
+    prediction(copy)
+    before = layout.read_manifest(copy)
+    assert RUN.invoke(app, ["report", "--bundle", str(copy)]).exit_code == 0
+    after = layout.read_manifest(copy)
+    assert {name for name in after if after[name] != before.get(name)} == set()
+    code, faults = verify(copy)
+    assert code == 1 and any("predictions.jsonl.gz: SHA-256" in line for line in faults)
+
+
 def test_files_that_are_not_there_or_not_known(copy: Path, tmp_path: Path) -> None:
     """A file more, a file less, a link, no manifest; a folder that is no bundle."""
     (copy / "runs/smollm2-s17/evaluation/base/heldout/run.json").unlink()
@@ -260,7 +302,7 @@ def test_wrong_usage(runs: Path, tmp_path: Path) -> None:
     for given, said in (
         (words(runs, tmp_path / "a", "nano-s17", "nano-s17"), "are both run"),
         ([*words(runs, tmp_path / "a", "nano-s17"), "--config", str(runs / "nano-s18.yaml")], "one for each"),
-        (["bundle", str(runs / "results/nano-s17"), "--out", str(tmp_path / "a")], "name the run's own with --config"),
+        (["bundle", str(runs / "results/nano-s17"), "--out", str(tmp_path / "a")], "name it with --config"),
         (words(runs, runs, "nano-s17"), "holds something else"),
         (["report", "--bundle", str(runs / "whole"), "--config", str(runs / "nano-s17.yaml")], "leave out --config"),
     ):

@@ -42,8 +42,8 @@ SIDECARS = (
     "synthesis/*.provenance.json",
 )
 EVALUATIONS = ("evaluation/*/*", "ablations/*/evaluation/*")
-#: What a machine was, where the run says so: {"device", "devices", …}.
-ENVIRONMENT = "environment.json"
+#: What machines were and how long they were held, where the run says so.
+RECORDS = "state/replication"
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,46 @@ def configuration(results: Path, given: Path | None) -> Config:
     if given is not None:
         return config_files.load(given)
     found = sorted((results / "state" / "configs").glob("*.yaml"))
+    if len(found) > 1:
+        # The one that the latest scores were made with: a run that went on under other settings leaves several.
+        named = _last_used(results)
+        found = [file for file in found if file.name == named]
     if len(found) != 1:
-        why = f"{len(found)} configurations in {results}/state/configs" if found else f"no configuration in {results}"
-        raise UsageError(f"{why}; name the run's own with --config, one for each results folder in their order")
+        raise UsageError(
+            f"no configuration in {results} that is its own beyond doubt; name it with --config, one for each results "
+            "folder in their order"
+        )
     return config_files.load(found[0])
+
+
+def _last_used(results: Path) -> str:
+    """Return the file name of the configuration in the command of the latest scores; empty without any."""
+    latest = ("", "")
+    for pattern in EVALUATIONS:
+        for file in results.glob(f"{pattern}/scores.json.provenance.json"):
+            value = read_json(file)
+            words = [str(word) for word in value.get("command") or ()]
+            if "--config" in words[:-1]:
+                used = Path(words[words.index("--config") + 1]).name
+                latest = max(latest, (str(value.get("written", "")), used))
+    return latest[1]
+
+
+def _machines(results: Path) -> dict[str, Any]:
+    """Return what a run's records say of its machines: cards, how many, drivers; empty where they say nothing."""
+    cards: dict[str, None] = {}
+    counts, cores = set(), set()
+    for file in sorted((results / RECORDS).glob("environment-*.json")):
+        value = read_json(file)
+        gpus = value.get("gpus") or []
+        cards |= dict.fromkeys(str(gpu).partition(",")[0].strip() for gpu in gpus)
+        counts |= {len(gpus)} if gpus else set()
+        cores |= {value["cores"]} if value.get("cores") else set()
+    if not cards:
+        return {}
+    # Several kinds of cards: no floor is that of the run.
+    many = {"devices": max(counts)} if len(counts) == 1 else {}
+    return {"device": "; ".join(cards), **many, **({"cores": max(cores)} if cores else {})}
 
 
 def runs(results: Sequence[Path], configs: Sequence[Path], planned: Sequence[Path] = ()) -> list[Run]:
@@ -150,6 +186,8 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
         for file in sorted(run.results.glob(pattern)):
             layout.put(root, file.relative_to(run.results).as_posix(), file.read_bytes())
             taken += 1
+    for file in () if run.planned else sorted((run.results / RECORDS).rglob("*.json")):
+        layout.put(root, file.relative_to(run.results).as_posix(), travels.json(file))
     for pattern in () if run.planned else SIDECARS:
         for file in sorted(run.results.glob(pattern)):
             layout.put(root, file.relative_to(run.results).as_posix(), travels.json(file))
@@ -170,7 +208,6 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
                 taken += 1
     layout.put(root, "config.yaml", travels.text(config_files.dump(run.config)).encode())
     values = config_files.read_yaml(root / "config.yaml")
-    own = Path() if run.planned else run.results / ENVIRONMENT
     record = {
         "name": run.name,
         "scale": run.scale,
@@ -179,7 +216,7 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
         "planned": run.planned,
         "files": taken,
         "examples": dict(sorted(examples.items())),
-        "environment": dict(environment) | (read_json(own) if own.is_file() else {}),
+        "environment": dict(environment) | ({} if run.planned else _machines(run.results)),
     }
     layout.put(root, "run.json", dump_json(record | {"config": values}).encode())
     collected.record = record

@@ -46,6 +46,7 @@ class Site:
     entries: list[Entry]
     stages: list[efficiency.StageTime]
     minutes: list[efficiency.TableTime]
+    held: list[efficiency.Held]
     sources: list[sources.Made]
 
 
@@ -81,11 +82,12 @@ def gather(found: Opened) -> Site:
         minutes += efficiency.tables(runs, scale)
     named = entries(known, found.runs, tables)
     stages = efficiency.stages(found.runs)
+    held = efficiency.held(found.runs)
     used = {(s.run, s.file) for table in tables for cell in table.cells() for s in cell.sources}
     used |= {(s.run, s.file) for verdict in verdicts for s in verdict.sources}
     used |= {(s.run, s.file) for entry in named for _, _, _, _, many in entry.measured for s in many}
     used |= {pair for figure in drawn for pair in figure.sources} | {(s.run, s.source) for s in stages}
-    return Site(found, known, tables, verdicts, drawn, named, stages, minutes, sources.listing(found.runs, used))
+    return Site(found, known, tables, verdicts, drawn, named, stages, minutes, held, sources.listing(found.runs, used))
 
 
 def texts(site: Site) -> dict[str, str]:
@@ -113,6 +115,7 @@ def _values(site: Site) -> dict[str, Any]:
         "efficiency": {
             "stages": [stage.as_json() for stage in site.stages],
             "tables": [table.as_json() for table in site.minutes],
+            "held": [one.as_json() for one in site.held],
         },
         "sources": [made.as_json() for made in site.sources],
         "drawn_with": drawn_with(),

@@ -70,6 +70,41 @@ class TableTime:
         return self.training + self.asking
 
 
+@dataclass(frozen=True)
+class Held:
+    """How long machines were held for a part of a run, by the records of the program that went through them."""
+
+    run: str
+    part: str
+    attempts: int
+    minutes: float
+    complete: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row for tables.json."""
+        return {"key": f"{self.run}.held.{self.part}", **_rounded(asdict(self))}
+
+
+def held(runs: Sequence[Run]) -> list[Held]:
+    """Return the attempts of each part of each run, together."""
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for run in runs:
+        for file in sorted(run.folder.glob("state/replication/attempts/*.json")):
+            value = read_json(file)
+            if isinstance(value, dict) and isinstance(value.get("seconds"), (int, float)):
+                found.setdefault((run.name, str(value.get("run", ""))), []).append(value)
+    return [
+        Held(
+            run,
+            part,
+            len(many),
+            sum(one["seconds"] for one in many) / 60,
+            any(o.get("state") == "complete" for o in many),
+        )
+        for (run, part), many in sorted(found.items())
+    ]
+
+
 def _kept(value: float) -> float:
     return float(f"{value:.6g}")
 
@@ -174,9 +209,10 @@ def tables(runs: Sequence[Run], scale: str) -> list[TableTime]:
         training = asking = wall = 0.0
         seeds, clocked = set(), False
         for run in runs:
-            mine = sum(_minutes(run.metrics(name, ablation)) for name, ablation in sorted(rows))
+            cards = int(run.record["environment"].get("devices", 1))
+            mine = cards * sum(_minutes(run.metrics(name, ablation)) for name, ablation in sorted(rows))
             patterns = [f"ablations/{name}/evaluation/*/run.json" for name, ablation in sorted(rows) if ablation]
-            asked = sum(_seconds(run, p) for p in patterns or ["evaluation/*/*/run.json"]) / 60
+            asked = cards * sum(_seconds(run, p) for p in patterns or ["evaluation/*/*/run.json"]) / 60
             clock = _clock(run, rows)
             training, asking = training + mine, asking + asked
             if clock is not None:

@@ -70,8 +70,9 @@ def forward(of: Shape, load: Load) -> tuple[float, float, float]:
 
 
 def card(name: str) -> tuple[float, float] | None:
-    """Return a card's FLOP/s and bytes/s; none for one that is not listed."""
-    return next((value for part, value in CARDS.items() if part in name), None)
+    """Return a card's FLOP/s and bytes/s; none for one that is not listed, and for several kinds."""
+    found = [value for part, value in CARDS.items() if part in name]
+    return found[0] if len(found) == 1 else None
 
 
 def floors(of: Shape, load: Load, peak: float, bandwidth: float) -> dict[str, float]:
