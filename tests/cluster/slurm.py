@@ -21,6 +21,10 @@ from pathlib import Path
 
 from qwenlong.core.ownership import Identity
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import debian
+
 STATE = Path("/run/qls")
 CONF = Path("/etc/slurm/slurm.conf")
 KEPT = CONF.with_suffix(".conf.before-test-cluster")
@@ -41,19 +45,10 @@ class Unavailable(Exception):
 
 def install() -> None:
     """Install what is missing of Debian's packages. Raises Unavailable saying what is missing and why it stays so."""
-    search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-    os.environ["PATH"] = search
-    missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
-    if not missing:
-        return
-    what = f"packages {', '.join(missing)} are missing"
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise Unavailable(f"{what}, and only root can install them, with apt-get")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update"], ["install", "-y", "--no-install-recommends", *missing]):
-        done = subprocess.run(["apt-get", *words], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise Unavailable(f"{what}, and apt-get cannot install them: {done.stderr.strip()[-500:]}")
+    try:
+        debian.install(PROGRAMS)
+    except debian.Missing as error:
+        raise Unavailable(str(error)) from None
 
 
 def namespaces() -> None:
@@ -149,6 +144,10 @@ while :; do wait; sleep 1; done
     def slurmd(self) -> int:
         """Return the id of its slurmd."""
         return next(pid for pid, line in self.processes().items() if line.startswith("slurmd -D"))
+
+    def plug(self, on: bool) -> None:
+        """Put the machine on the network, or take it off: then its end reaches nobody."""
+        sh("ip", "link", "set", f"{PREFIX}v{self.name}", "up" if on else "down")
 
     def kill(self) -> None:
         """Cut the power: every process of the machine is killed."""
@@ -264,7 +263,7 @@ class Slurm:
             "ClusterName=qwenlong",
             f"SlurmctldHost={socket.gethostname()}({SUBNET}.1)",
             "AuthType=auth/munge",
-            f"AuthInfo=socket={STATE}/munge.socket",
+            f"AuthInfo=socket={STATE}/munge.socket,cred_expire=15",
             "SlurmUser=root",
             # Beside a Slurm that may live on this machine.
             "SlurmctldPort=16817",

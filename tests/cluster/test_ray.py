@@ -40,11 +40,13 @@ def test_a_command_has_the_gpus_of_both_machines(batch, settings):
     assert "1 GPUs, code " in job.text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tidy")
 def test_the_exit_code_is_the_commands(batch, settings):
     assert batch(launch(settings(), "bash", "-c", "exit 7")).wait()[1] == 7
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tidy")
 def test_runs_that_share_machines_at_once_do_not_meet(batch, settings):
     file = settings()
@@ -54,6 +56,7 @@ def test_runs_that_share_machines_at_once_do_not_meet(batch, settings):
     assert len(set(folders)) == 4
 
 
+@pytest.mark.slow
 def test_a_private_disk_of_each_machine_holds_rays_folder(batch, settings):
     scratch = testbed.STATE / "scratch"
     job = batch(counting(settings(temp_dir=str(scratch))))
@@ -61,6 +64,7 @@ def test_a_private_disk_of_each_machine_holds_rays_folder(batch, settings):
     assert all(folder.startswith(f"{scratch}/ql-ray-") for folder in seen(job.text).values())
 
 
+@pytest.mark.slow
 def test_symmetric_run_does_the_same(batch, settings):
     job = batch(counting(settings(launcher="symmetric")))
     assert job.wait() == ("COMPLETED", 0), job.text
@@ -74,6 +78,7 @@ def test_a_job_with_too_few_machines_is_told_so(batch, settings):
     assert "engine.nodes = 2, but job" in job.text and "set resources.train.nodes to 2" in job.text
 
 
+@pytest.mark.slow
 def test_a_machine_that_comes_too_late_is_named(slurm, batch, settings):
     job = batch(counting(settings(start_timeout_seconds=25)))
     late = slurm.nodes[1]
@@ -90,6 +95,7 @@ def test_a_machine_that_comes_too_late_is_named(slurm, batch, settings):
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tidy")
 def test_a_machine_without_the_folder_fails_the_run_at_once(slurm, batch, settings):
     only = testbed.STATE / "scratch" / "one"
@@ -108,7 +114,7 @@ def test_a_cancelled_job_leaves_nothing(batch, settings, tmp_path):
 
 
 @pytest.mark.usefixtures("tidy")
-@pytest.mark.parametrize("program", ["gcs_server", "raylet"])
+@pytest.mark.parametrize("program", ["gcs_server", pytest.param("raylet", marks=pytest.mark.slow)])
 def test_a_head_that_dies_ends_the_run_with_a_word(slurm, batch, settings, tmp_path, program):
     job = batch(counting(settings(), tmp_path / "there"))
     job.until((tmp_path / "there").exists, "the command")
@@ -118,6 +124,7 @@ def test_a_head_that_dies_ends_the_run_with_a_word(slurm, batch, settings, tmp_p
     assert "Ray on the machines ended" in job.text and "run the same command again" in job.text
 
 
+@pytest.mark.slow
 def test_a_machine_that_dies_ends_the_run_and_may_come_back(slurm, batch, settings, tmp_path):
     job = batch(counting(settings(), tmp_path / "there"))
     job.until((tmp_path / "there").exists, "the command")

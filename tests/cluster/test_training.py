@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 
 from mlflow_server import Server
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3600)]
 STEPS = 4
 LIMIT = 900
 
@@ -132,7 +132,6 @@ FAULTS: tuple[Callable[[testbed.Slurm, Job], None], ...] = (
 )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_after_a_fault_the_same_command_ends_in_the_same_results(slurm, world, unbroken, fault, record_property):
     stage = Stage(world, fault.__name__)
@@ -158,7 +157,6 @@ def test_after_a_fault_the_same_command_ends_in_the_same_results(slurm, world, u
     check_same(unbroken, stage)
 
 
-@pytest.mark.slow
 def test_mlflow_that_stops_stops_nothing_and_has_everything_later(slurm, world, unbroken, record_property):
     root = world.root / "mlflow"
     root.mkdir()

@@ -13,8 +13,14 @@ from pathlib import Path
 
 import httpx
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import debian
+
 PASSWORD = "not-to-be-seen-4711"
 LIMIT = 240
+#: What separates fields and rows of psql's output, and stands in no value.
+FIELD, ROW = "\x1f", "\x1e"
 
 
 def free_port() -> int:
@@ -23,18 +29,23 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _programs() -> Path:
-    """Debian keeps them out of PATH."""
-    found = shutil.which("postgres")
-    places = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    assert places, "no PostgreSQL server; apt-get install postgresql"
-    return places[-1]
+PROGRAMS = {
+    "initdb": "postgresql", "postgres": "postgresql", "psql": "postgresql-client", "pg_dump": "postgresql-client",
+    "runuser": "util-linux",
+}  # fmt: skip
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)  # runuser has a PATH of its own
+    assert found is not None, name
+    return found
 
 
 class Postgres:
     """A cluster in a folder of its own; PostgreSQL refuses to run as root."""
 
     def __init__(self, folder: Path) -> None:
+        debian.install(PROGRAMS)
         self.folder, self.port = folder, free_port()
         self._as = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         folder.mkdir()
@@ -53,14 +64,14 @@ class Postgres:
             "--no-sync",
             f"--pgdata={folder}/data",
         ]
-        subprocess.run([*self._as, str(_programs() / "initdb"), *words], check=True, capture_output=True, cwd="/")
+        subprocess.run([*self._as, _program("initdb"), *words], check=True, capture_output=True, cwd="/")
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
         assert self._query("create database mlflow", "postgres").returncode == 0
 
     def start(self) -> None:
         self._process = subprocess.Popen(
-            [*self._as, str(_programs() / "postgres"), "-D", f"{self.folder}/data", "-p", str(self.port),
+            [*self._as, _program("postgres"), "-D", f"{self.folder}/data", "-p", str(self.port),
              "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.folder}", "-c", "fsync=off"],
             stdout=subprocess.DEVNULL, stderr=(self.folder / "log").open("ab"), cwd="/",
         )  # fmt: skip
@@ -73,14 +84,25 @@ class Postgres:
     def uri(self) -> str:
         return f"postgresql://mlflow:{PASSWORD}@127.0.0.1:{self.port}/mlflow"
 
+    def _ask(self, program: str, database: str, *words: str) -> subprocess.CompletedProcess[str]:
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "mlflow", "-d", database]
+        secret = os.environ | {"PGPASSWORD": PASSWORD}
+        return subprocess.run([program, *where, *words], capture_output=True, text=True, env=secret)
+
     def _query(self, sql: str, database: str) -> subprocess.CompletedProcess[str]:
-        words = ["psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "mlflow", "-d", database, "-Atc", sql]
-        return subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PGPASSWORD": PASSWORD})
+        return self._ask("psql", database, "-At", "-F", FIELD, "-R", ROW, "-c", sql)
+
+    def everything(self) -> str:
+        """Return all rows of all tables as text."""
+        done = self._ask("pg_dump", "mlflow", "--data-only")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def rows(self, sql: str) -> list[list[str]]:
         done = self._query(sql, "mlflow")
         assert done.returncode == 0, done.stderr
-        return [line.split("|") for line in done.stdout.splitlines()]
+        said = done.stdout.removesuffix("\n")
+        return [row.split(FIELD) for row in said.split(ROW)] if said else []
 
     def stop(self) -> None:
         if self._process is None:
@@ -106,16 +128,24 @@ class Server:
         return f"http://{self.host}:{self.port}"
 
     def start(self) -> None:
+        self.begin()
+        self.wait()
+
+    def begin(self) -> None:
         words = [
             sys.executable, "-m", "mlflow", "server", "--host", self.host, "--port", str(self.port), "--workers", "1",
-            "--backend-store-uri", self._backend, "--artifacts-destination", str(self.folder / "artifacts"),
+            "--artifacts-destination", str(self.folder / "artifacts"),
         ]  # fmt: skip
         log = (self.folder / "log").open("ab")
-        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        # As docs/mlflow.md has it: a command line can be read by others.
+        environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_BACKEND_STORE_URI": self._backend}
         # In a session of its own: its workers are ended with it.
         self._process = subprocess.Popen(
             words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment
         )
+
+    def wait(self) -> None:
+        assert self._process is not None
         end = time.monotonic() + LIMIT
         while True:
             try:

@@ -1,4 +1,7 @@
-"""verl's own trainer on CPU: AEPO in a killed and resumed run, and memory RL. Two starts of Ray for all assertions."""
+"""verl's own trainer on CPU: AEPO in a run that is told to end, killed and resumed, and memory RL.
+
+Four starts of Ray for all assertions.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -15,14 +20,16 @@ import pytest
 import torch
 
 from qwenlong.training.losses import policy_gradient
+from qwenlong.training.verl_plugin.checkpoint import is_whole
 
-pytestmark = pytest.mark.engines
-LIMIT = 400
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(3000)]
+LIMIT = 900
+STEPS, KILLED = 8, 6
 
 
-def command(world, stage: str, out: Path) -> list[str]:
+def command(world, stage: str, out: Path, config: Path | None = None) -> list[str]:
     return [
-        sys.executable, "-m", "qwenlong", "train", "stage", stage, "--config", str(world.config),
+        sys.executable, "-m", "qwenlong", "train", "stage", stage, "--config", str(config or world.config),
         "--samples", str(world.samples), "--documents", str(world.documents), "--model", str(world.model),
         "--out", str(out), "--json",
     ]  # fmt: skip
@@ -32,45 +39,87 @@ def lines(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """A stage that was told to end in its second step, then killed, then left alone; always the same command."""
+
+    out: Path
+    code: int
+    said: str
+    checkpoints: list[Path]
+    told: list[dict]
+    """Metrics after the first process, and"""
+    killed: list[dict]
+    """after the second one."""
+    last: subprocess.CompletedProcess[str]
+
+    @property
+    def saved(self) -> int:
+        """The step at which the first process ended."""
+        return int(self.checkpoints[0].name.rpartition("_")[2])
+
+
 @pytest.fixture(scope="module")
-def killed_then_resumed(world):
-    """Kill the trainer's process after its second checkpoint, then run the same command again."""
-    out = world.root / "policy"
-    log = (world.root / "first.log").open("wb")
-    first = subprocess.Popen(command(world, "rl_1", out), stdout=log, stderr=subprocess.STDOUT)
-    deadline = time.monotonic() + LIMIT
-    marker = "stages/rl_1/*/global_step_2/complete.json"
-    while not list((world.results / "state").glob(marker)):
-        assert first.poll() is None and time.monotonic() < deadline, (world.root / "first.log").read_text()[-3000:]
-        time.sleep(0.05)
-    before = lines(next((world.results / "state/stages/rl_1").glob("*/metrics.jsonl")))
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
+def stopped(world):
+    config, out = world.root / "stopped.yaml", world.root / "policy"
+    # Of its own accord it saves the step after which it is killed, and the last one.
+    text = world.config.read_text().replace("save_every: 1", f"save_every: {KILLED}")
+    text = text.replace("  steps: 4", f"  steps: {STEPS}").replace("seed: 3", "seed: 3, grace_seconds: 300")
+    config.write_text(text)
+    words = command(world, "rl_1", out, config)
+
+    def state(name: str) -> list[Path]:
+        return list((world.results / "state/stages/rl_1").glob(f"*/{name}"))
+
+    def begin(name: str, until: Callable[[], bool]) -> tuple[subprocess.Popen[bytes], Path]:
+        log = world.root / name
+        process = subprocess.Popen(words, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + LIMIT
+        while not until():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
+            time.sleep(0.05)
+        return process, log
+
+    told, log = begin("told.log", lambda: any(file.read_text().count("\n") for file in state("metrics.jsonl")))
+    told.send_signal(signal.SIGTERM)
+    code = told.wait(LIMIT)
+    checkpoints = [folder for folder in state("global_step_*") if is_whole(folder)]
+    after_told = lines(state("metrics.jsonl")[0])
+    killed, _ = begin("killed.log", lambda: bool(state(f"global_step_{KILLED}/complete.json")))
+    after_killed = lines(state("metrics.jsonl")[0])
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
     assert not out.exists()
-    second = subprocess.run(command(world, "rl_1", out), capture_output=True, text=True, timeout=LIMIT)
-    assert second.returncode == 0, second.stderr[-3000:]
-    return out, before, second
+    last = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
+    assert last.returncode == 0, last.stderr[-3000:]
+    return Stopped(out, code, log.read_text(), checkpoints, after_told, after_killed, last)
 
 
-def test_a_killed_stage_resumes_after_its_last_whole_checkpoint(killed_then_resumed):
-    out, _, second = killed_then_resumed
-    record = json.loads((out / "stage.json").read_text())
-    assert [a["after"] for a in record["attempts"]][0] == 0
-    assert record["attempts"][1]["after"] >= 2
-    assert f"resuming at step k = {record['attempts'][1]['after']} of 4" in second.stderr
-    assert [line["step"] for line in lines(out / "metrics.jsonl")] == [1, 2, 3, 4]
+def test_a_stage_that_is_told_to_end_saves_the_step_under_way(stopped):
+    assert stopped.code == 143 and "the step that was under way is saved" in stopped.said, stopped.said[-4000:]
+    # All steps that were trained are on disk.
+    assert len(stopped.checkpoints) == 1 and 2 <= stopped.saved < KILLED
+    assert [line["step"] for line in stopped.told] == list(range(1, stopped.saved + 1))
 
 
-def test_steps_before_the_kill_are_kept_as_they_were(killed_then_resumed):
-    out, before, _ = killed_then_resumed
-    after = {line["step"]: line for line in lines(out / "metrics.jsonl")}
-    for line in before[:2]:
+def test_a_stopped_stage_resumes_after_its_last_whole_checkpoint(stopped):
+    record = json.loads((stopped.out / "stage.json").read_text())
+    first, second, third = [attempt["after"] for attempt in record["attempts"]]
+    assert (first, second) == (0, stopped.saved) and third >= KILLED
+    assert f"resuming at step k = {third} of {STEPS}" in stopped.last.stderr
+    assert [line["step"] for line in lines(stopped.out / "metrics.jsonl")] == list(range(1, STEPS + 1))
+    # What was saved when it was told to end was not trained anew.
+    assert "steps repeated: 0" in (stopped.out.parent / "killed.log").read_text()
+
+
+def test_steps_before_the_end_are_kept_as_they_were(stopped):
+    after = {line["step"]: line for line in lines(stopped.out / "metrics.jsonl")}
+    for line in stopped.told + stopped.killed[:KILLED]:
         assert after[line["step"]]["reward/mean"] == line["reward/mean"]
 
 
-def test_batches_are_balanced_and_aepo_masks_with_hysteresis(killed_then_resumed):
-    out, _, _ = killed_then_resumed
-    steps = lines(out / "metrics.jsonl")
+def test_batches_are_balanced_and_aepo_masks_with_hysteresis(stopped):
+    steps = lines(stopped.out / "metrics.jsonl")
     for line in steps:
         counts = [value / 3 for name, value in line.items() if name.endswith("/trajectories") and name.count("/") == 2]
         assert sum(counts) == 6 and max(counts) - min(counts) <= 1
@@ -82,10 +131,10 @@ def test_batches_are_balanced_and_aepo_masks_with_hysteresis(killed_then_resumed
     assert any(line["aepo/skipped"] == 0 and line["actor/grad_norm"] > 0 for line in steps)
 
 
-def test_the_policy_moved_and_holds_every_tensor(killed_then_resumed, world):
+def test_the_policy_moved_and_holds_every_tensor(stopped, world):
     from safetensors.torch import load_file
 
-    out, _, _ = killed_then_resumed
+    out = stopped.out
     assert (out / "actor" / "model_world_size_1_rank_0.pt").is_file()
     assert not list((out / "actor").glob("optim*"))
     result = subprocess.run(
@@ -100,7 +149,7 @@ def test_the_policy_moved_and_holds_every_tensor(killed_then_resumed, world):
     assert any(not torch.equal(base[name].float(), tuned[name].float()) for name in base)
 
 
-def test_no_process_outlives_a_finished_stage(killed_then_resumed, world):
+def test_no_process_outlives_a_finished_stage(stopped, world):
     from qwenlong.core.processes import survivors
 
     deadline = time.monotonic() + 20

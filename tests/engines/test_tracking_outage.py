@@ -33,8 +33,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 @pytest.fixture
 def server(postgres: Postgres, tmp_path: Path) -> Iterator[Server]:
+    """A server that is down."""
     found = Server(tmp_path / "server", postgres.uri)
-    found.start()
     yield found
     found.kill()
 
@@ -140,6 +140,7 @@ def test_a_server_that_dies_and_comes_back_within_a_stage_and_after_it(
     config = make(results, "outage", uri=server.uri)
     file = tmp_path / "config.yaml"
     file.write_text(dump(config))
+    server.start()
     parent = tracking.begin_pipeline(config)
     first = Stage(file, tmp_path / "first", "rl_1")
     first.let(1)
@@ -206,7 +207,6 @@ def test_a_whole_pipeline_without_a_server_is_uploaded_by_the_next(
 ) -> None:
     results = tmp_path / "results"
     config = make(results, "dark", uri=server.uri)
-    server.kill()
     parent = tracking.begin_pipeline(config)
     assert parent.startswith("offline-")
     with tracking.stage(config, "corpus", {"n": 1}) as run:
@@ -261,7 +261,6 @@ def test_a_database_without_a_server_that_stops_and_starts(
 def test_an_upload_that_is_killed_and_one_that_is_refused(postgres: Postgres, server: Server, tmp_path: Path) -> None:
     results = tmp_path / "results"
     config = make(results, "partly", uri=server.uri)
-    server.kill()
     with tracking.stage(config, "rl_1", {"n": 1}) as run:
         run.log_metrics({"x": 1.0}, step=1)
         tracking.log_table({"a": [1]}, "t.json")

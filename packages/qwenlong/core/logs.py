@@ -21,11 +21,11 @@ _PATTERNS = (
     (re.compile(r"(?P<keep>[a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/@]+@"), r"\g<keep>" + REDACTED + "@"),
     (re.compile(r"(?i)\b(?P<keep>(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}"), r"\g<keep>" + REDACTED),
     (re.compile(r"\b(?:sk|hf|ghp|gho|glpat|xox[abp])[-_][A-Za-z0-9_-]{8,}"), REDACTED),
-    # --api-key VALUE, api_key=VALUE, "password": "VALUE"
+    # --api-key VALUE, api_key=VALUE, "password": "VALUE"; not the next line of `loss: group_token`
     (
         re.compile(
             r"(?i)(?P<keep>(?<![a-z0-9])(?:[a-z0-9]+[_-])*(?:api[_-]?key|access[_-]?key|private[_-]?key|secret|password"
-            r"|passwd|token)[\"']?\s*(?:=|:|\s(?=\S))\s*[\"']?)(?!<redacted>|is\b|was\b)(?=[^\s\"',;]{8,})[^\s\"',;]+"
+            r"|passwd|token)[\"']?(?:\s*[=:]\s*|[ \t]+)[\"']?)(?!<redacted>|is\b|was\b)(?=[^\s\"',;]{8,})[^\s\"',;]+"
         ),
         r"\g<keep>" + REDACTED,
     ),

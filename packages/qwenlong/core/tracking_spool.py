@@ -113,7 +113,8 @@ class Spool:
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Append an entry and wait until it is on disk."""
-        line = json.dumps(entry, sort_keys=True, default=_plain).encode() + b"\n"
+        # Keys as they came: a table's columns have an order.
+        line = json.dumps(entry, default=_plain).encode() + b"\n"
         append_line(self._descriptor, line, self.folder / "log.jsonl")
 
     def keep(self, path: Path) -> str:

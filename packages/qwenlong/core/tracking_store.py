@@ -135,6 +135,8 @@ class Store:
         self._config = config
         # Nobody but the person who runs this is to hear of it.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # A command's output may be JSON.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         remote = is_remote(self.uri)
         if remote:
             # MLflow's own patience is minutes a call; what cannot be sent now is sent later.

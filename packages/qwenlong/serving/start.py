@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from qwenlong.core.errors import QwenlongError
@@ -25,9 +25,10 @@ LOOK = 0.5
 #: Variables of the job that asks, which are not those of the job that it asks for.
 _OF_THE_JOB = ("SLURM_", "SBATCH_", "SRUN_", "PMI_", "PMIX_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 _KEPT = ("SLURM_CONF",)
-#: The file that names the service's Slurm job, and the states in which a job is not over.
+#: The file that names the service's Slurm job, and the states in which a job is not over, for all that is known.
 _JOB = "job"
-_GOES_ON = ("PENDING", "CONFIGURING", "RUNNING", "REQUEUED", "SUSPENDED")
+_UNKNOWN = "unknown"
+_GOES_ON = ("PENDING", "CONFIGURING", "RUNNING", "REQUEUED", "SUSPENDED", _UNKNOWN)
 
 
 def answers(folder: Path) -> bool:
@@ -49,29 +50,34 @@ def ensure(order: Order, command: Sequence[str]) -> None:
     if answers(order.folder):
         return
     with _alone(order.folder / "start.lock"):
-        # Whoever held the lock before may have started it.
-        if answers(order.folder):
+        # Whoever held the lock before may have started it. What others started may be about to end, for want of need.
+        job = _submitted(order) if order.service.where == "slurm" else None
+        if answers(order.folder) or (job and _ready_in_slurm(order, job)) or _ready_elsewhere(order):
             return
-        if order.service.where == "slurm":
-            _wait_slurm(order, _submitted(order) or submit(order, command))
-        else:
-            _wait_local(order, command)
+        if order.service.where == "local":
+            _wait_local(order, _start(order, command, order.logs / "service.log"))
+            return
+        job = submit(order, command)
+        if not _ready_in_slurm(order, job):
+            log = order.logs / "service.log"
+            raise QwenlongError(f"Slurm job {job} of service {order.name} is {_state(job)}; see {log}: {_tail(log)}")
 
 
 def revive(order: Order, command: Sequence[str]) -> None:
     """Start a service again that is gone though its consumer goes on; what cannot be started is said, not raised."""
     if held(order.folder) or answers(order.folder):
         return
-    try:
-        if order.service.where == "slurm":
-            if _submitted(order) is None:
+    with _alone(order.folder / "start.lock", wait=False) as alone:
+        # Another consumer may be at it, or have been.
+        if not alone or held(order.folder):
+            return
+        try:
+            if order.service.where == "local":
+                _start(order, command, order.logs / "service.log")
+            elif _submitted(order) is None:
                 submit(order, command)
-        else:
-            with _alone(order.folder / "start.lock"):
-                if not held(order.folder):
-                    _start(order, command, order.logs / "service.log")
-    except QwenlongError as error:
-        _LOG.warning("service %s is gone: %s", order.name, error)
+        except QwenlongError as error:
+            _LOG.warning("service %s is gone: %s", order.name, error)
 
 
 def withdraw(order: Order) -> None:
@@ -84,14 +90,27 @@ def withdraw(order: Order) -> None:
         subprocess.run(["scancel", job], capture_output=True)
 
 
-def _wait_local(order: Order, command: Sequence[str]) -> None:
+def _ready_elsewhere(order: Order) -> bool:
+    """Wait while a process of somebody else's serves; tell whether it became ready, and not ended."""
+    end = time.monotonic() + 60 * order.service.start_minutes
+    while held(order.folder):
+        if answers(order.folder):
+            return True
+        if time.monotonic() > end:
+            raise QwenlongError(f"service {order.name}, started by another command, was not ready within start_minutes")
+        time.sleep(LOOK)
+    return False
+
+
+def _wait_local(order: Order, process: subprocess.Popen[bytes]) -> None:
     log = order.logs / "service.log"
-    process = None if held(order.folder) else _start(order, command, log)
     end = time.monotonic() + 60 * order.service.start_minutes
     while not answers(order.folder):
-        if (process is None or process.poll() is not None) and not held(order.folder):
-            code = "" if process is None else f" (exit code {process.returncode})"
-            raise QwenlongError(f"service {order.name} ended before it was ready{code}; see {log}: {_tail(log)}")
+        if process.poll() is not None and not held(order.folder):
+            code = process.returncode
+            raise QwenlongError(
+                f"service {order.name} ended before it was ready (exit code {code}); see {log}: {_tail(log)}"
+            )
         if time.monotonic() > end:
             raise QwenlongError(f"service {order.name} was not ready within its start_minutes; see {log}")
         time.sleep(LOOK)
@@ -151,20 +170,23 @@ def submit(order: Order, command: Sequence[str]) -> str:
     return job
 
 
-def _wait_slurm(order: Order, job: str) -> None:
-    """Wait for a job: in the queue for however long, running for start_minutes."""
+def _ready_in_slurm(order: Order, job: str) -> bool:
+    """Wait for a job, in the queue for however long, running for start_minutes; tell whether it is ready, not over."""
     began: float | None = None
     while not answers(order.folder):
         state = _state(job)
-        if state not in _GOES_ON and state != "unknown":
-            log = order.logs / "service.log"
-            raise QwenlongError(f"Slurm job {job} of service {order.name} is {state}; see {log}: {_tail(log)}")
-        if state == "RUNNING":
+        if state not in _GOES_ON:
+            return False
+        if state != "RUNNING":
+            # Requeued: it loads anew.
+            began = None
+        else:
             began = began or time.monotonic()
             if time.monotonic() - began > 60 * order.service.start_minutes:
                 subprocess.run(["scancel", job], capture_output=True)
                 raise QwenlongError(f"service {order.name} (Slurm job {job}) was not ready within its start_minutes")
         time.sleep(max(LOOK, 2.0))
+    return True
 
 
 def _submitted(order: Order) -> str | None:
@@ -177,11 +199,13 @@ def _submitted(order: Order) -> str | None:
 
 
 def _state(job: str) -> str:
-    done = subprocess.run(
-        ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"], capture_output=True, text=True
-    )
+    words = ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True)
+    except OSError:
+        return "gone"
     if done.returncode:
-        return "gone" if "Invalid job id" in done.stderr else "unknown"
+        return "gone" if "Invalid job id" in done.stderr else _UNKNOWN
     return done.stdout.strip() or "gone"
 
 
@@ -204,14 +228,20 @@ def held(folder: Path) -> bool:
 
 
 @contextmanager
-def _alone(file: Path) -> Iterator[None]:
-    """Hold a lock while the block runs: one starts a service, others wait."""
+def _alone(file: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock while the block runs: one starts a service, others wait, or are told that they have no lock."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    alone = True
     try:
-        with suppress(OSError):  # A file system without locks: the service's own lock keeps the second one out.
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            alone = False
+        except OSError:
+            # A file system without locks: the service's own lock keeps the second one out.
+            pass
+        yield alone
     finally:
         os.close(descriptor)
 

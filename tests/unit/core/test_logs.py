@@ -7,7 +7,8 @@ import logging
 
 import pytest
 
-from qwenlong.core import logs
+from qwenlong.core import config_files, logs
+from qwenlong.core.config import Config
 from qwenlong.core.errors import UsageError
 
 SECRET = "sk-abcdefgh12345678"
@@ -55,6 +56,11 @@ def test_text_is_redacted_by_its_look(text: str) -> None:
     assert "hunter2" not in clean and logs.REDACTED in clean
 
 
+def test_a_configuration_is_stored_as_it_is() -> None:
+    text = config_files.dump(Config())
+    assert logs.redact_text(text) == text
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -62,6 +68,7 @@ def test_text_is_redacted_by_its_look(text: str) -> None:
         "wrote results/laptop/corpus/documents.parquet",
         "sqlite:////tmp/x/mlflow.db?timeout=120",
         "the token is missing; a secret was kept",
+        "normalize: per_token\n  clipping: null",
         "mail someone@example.org",
     ],
 )

@@ -2,13 +2,15 @@
 
 SLOW: seconds before it listens. CRASH: exits after so many completions, in the middle of the next. BROKEN: exits at
 once. DAEMON: leaves a process that has a session of its own. PAUSE: seconds a completion takes. HANG: file; while it is
-there, /health is not answered. Each start and each completion is a line in FOLDER/events.
+there, /health is not answered. STUBBORN: seconds between SIGTERM and the end. SAY: the answer. Each start and each
+completion is a line in FOLDER/events.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -64,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         time.sleep(float(TOLD.get("PAUSE", 0)))
         note(asked=asked)
-        said = {"role": "assistant", "content": f"{asked} by {PORT}"}
+        said = {"role": "assistant", "content": TOLD.get("SAY") or f"{asked} by {PORT}"}
         usage = {"prompt_tokens": 1, "completion_tokens": 1}
         self.reply(200, {"choices": [{"message": said, "finish_reason": "stop"}], "usage": usage})
 
@@ -114,6 +116,8 @@ if TOLD.get("DAEMON"):
     daemon = subprocess.Popen([sys.executable, "-c", twice], stdout=subprocess.PIPE, text=True)
     assert daemon.stdout is not None
     note(daemon=int(daemon.stdout.readline()))
+if TOLD.get("STUBBORN"):
+    signal.signal(signal.SIGTERM, lambda *_: (time.sleep(float(TOLD["STUBBORN"])), os._exit(0)))
 note(start=True, argv=sys.argv, key=TOLD["VLLM_API_KEY"], parent=os.getppid())
 time.sleep(float(TOLD.get("SLOW", 0)))
 Server(("127.0.0.1", PORT), Handler).serve_forever(poll_interval=0.02)

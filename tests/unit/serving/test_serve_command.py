@@ -107,6 +107,20 @@ def test_around_a_command(tmp_path: Path) -> None:
     assert "nobody needs it any more" in log
 
 
+def test_a_consumer_may_come_while_the_service_ends(tmp_path: Path) -> None:
+    """The one that was there for others ends, and another is started."""
+    config = _config(tmp_path, environment={"STUBBORN": "4"}, linger_seconds=0)
+    log = tmp_path / "results/logs/services/little/service.log"
+    command = _line(config, "--", "true")
+    options: dict[str, Any] = {"env": _environment(), "capture_output": True, "text": True, "timeout": 120}
+    assert subprocess.run(command, **options).returncode == 0
+    _until(lambda: "nobody needs it any more" in log.read_text())
+    again = subprocess.run(command, **options)
+    assert again.returncode == 0, again.stderr
+    assert sum("start" in e for e in events(tmp_path)) == 4, "two services of two replicas"
+    _until(lambda: _gone(tmp_path))
+
+
 def test_refusals(tmp_path: Path) -> None:
     """A second server of the same name, a server that never starts, and words that do not fit together."""
     config = _config(tmp_path, environment={"BROKEN": "1"}, failures=1)

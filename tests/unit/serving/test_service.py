@@ -210,6 +210,39 @@ def test_client_follows_and_says_what_is_missing(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_client_waits_for_the_next_machine_of_a_service_that_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of a service whose machine lost power stays, and names an address where nobody is.
+
+    A site's proxy is for the world outside, not for the run's own services.
+    """
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    async def scenario() -> None:
+        config = service(tmp_path)
+        async with running(tmp_path, config) as work:
+            file = work.order.folder / "service.json"
+            left = file.read_text()
+            client = Client(endpoint(tmp_path, retries=1), first_pause=0.05)
+        file.write_text(left)
+        async with client:
+            waiting = asyncio.ensure_future(_ask(client, "1"))
+            await asyncio.sleep(2)
+            assert not waiting.done()
+            async with running(tmp_path, config):
+                assert (await waiting).startswith("1")
+        file.write_text(left)
+        hurried = endpoint(tmp_path, retries=1).model_copy(update={"timeout_seconds": 0.5})
+        async with Client(hurried, first_pause=0.01) as impatient:
+            with pytest.raises(Unavailable, match="does not answer at http.*, where it last was"):
+                await _ask(impatient, "2")
+
+    asyncio.run(scenario())
+
+
 def test_keys_that_others_read_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "state/services/little"
     key, file = run.key_of(folder)

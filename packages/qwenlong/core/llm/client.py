@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -34,6 +35,8 @@ _LOG = get("qwenlong.core.llm")
 _RETRIED = {408, 409, 425, 429}
 #: Seconds between two looks for a service that is not there just now.
 LOOK = 1.0
+#: Failures after which a service may be on no machine, and seconds for a look whether it is.
+_LOST, LOOK_TIMEOUT = {"connection", "timeout"}, 5.0
 #: Longest pause between two tries, in seconds, whatever the server asks for.
 MAX_PAUSE = 60.0
 #: Share by which a pause may be shorter or longer, so that many clients do not come back at once.
@@ -85,10 +88,14 @@ class Client:
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
             httpx.URL(self._url)
+            pool = httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=None)
+            own = None if self._service is None else httpx.AsyncHTTPTransport(limits=pool, socket_options=_watched())
             self._http = httpx.AsyncClient(
                 headers=headers,
                 timeout=httpx.Timeout(endpoint.timeout_seconds, connect=min(30.0, endpoint.timeout_seconds)),
-                limits=httpx.Limits(max_connections=endpoint.concurrency, max_keepalive_connections=None),
+                limits=pool,
+                # A transport of one's own asks no proxy: the service is a machine of this cluster.
+                transport=own,
             )
         except (httpx.InvalidURL, UnicodeEncodeError, ValueError) as error:
             # The message of a refused header would hold the key.
@@ -209,10 +216,10 @@ class Client:
     async def _attempts(
         self, body: dict[str, Any], send: Callable[[dict[str, Any]], Awaitable[T]], tokens: int
     ) -> tuple[T, Ticket]:
-        pause = self._first_pause
+        pause, kind = self._first_pause, ""
         for attempt in range(self.endpoint.retries + 1):
             if attempt:
-                await self._follow()
+                await self._follow(kind)
             ticket = await self._limits.start(tokens)
             self._meter.sent(attempt)
             began = time.monotonic()
@@ -242,14 +249,22 @@ class Client:
             kind,
         )
 
-    async def _follow(self) -> None:
-        """Look where the service is now; wait up to `timeout_seconds` while it is nowhere, between two machines."""
+    async def _follow(self, failure: str) -> None:
+        """Look where the service is now; wait up to `timeout_seconds` while it is nowhere, between two machines.
+
+        The file of one whose machine died stays: where nobody answers it says nothing.
+        """
         if self._service is None:
             return
         end = time.monotonic() + self.endpoint.timeout_seconds
         while True:
             try:
                 place = locate(self._service)
+                if failure in _LOST and not await self._answers(place):
+                    raise NotThere(
+                        f"the service {self._service.name!r} does not answer at {place.url}, where it last was; "
+                        "its machine may have died: run the same command again"
+                    )
             except NotThere as error:
                 if time.monotonic() >= end:
                     raise Unavailable(str(error), "connection") from None
@@ -258,6 +273,17 @@ class Client:
             self._url, self._key = place.url + "/chat/completions", place.key
             self._http.headers["Authorization"] = f"Bearer {self._key}"
             return
+
+    async def _answers(self, place: Place) -> bool:
+        """Tell whether a service takes requests at its address, ready or not."""
+        import httpx
+
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT):
+                await self._http.get(place.url.removesuffix("/v1") + "/health")
+        except (httpx.HTTPError, TimeoutError):
+            return False
+        return True
 
     async def _once(self, body: dict[str, Any]) -> Reply:
         response = await self._post(body)
@@ -335,6 +361,16 @@ class Client:
 
     def _message(self, response: httpx.Response) -> str:
         return self._clean(" ".join(response.text.split()))[:300]
+
+
+def _watched() -> list[tuple[int, int, int]]:
+    """Return the socket options by which the kernel notices within 30 s that a machine has lost power or network.
+
+    Without them a request that was sent waits for its reply as long as it may.
+    """
+    named = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
+    options = [(socket.IPPROTO_TCP, getattr(socket, name), n) for name, n in named.items() if hasattr(socket, name)]
+    return [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *options]
 
 
 def _retry_after(response: httpx.Response) -> float | None:
