@@ -227,12 +227,20 @@ class _Travels:
     """Takes the folders of machines out of texts: a bundle is read elsewhere, a run may be from elsewhere."""
 
     def __init__(self, results: Path, shown: str) -> None:
-        self._results, self._shown = results, shown
-        self._pairs = [
-            *self._of(results.resolve().as_posix()),
-            *self._of(results.as_posix()),
-            (f"{Path.cwd().as_posix()}/", ""),
-        ]
+        self._shown = shown
+        roots = dict.fromkeys([results.resolve().as_posix(), results.as_posix()])
+        # Where the run was made, as its sidecars name their outputs.
+        for pattern in (*SIDECARS, *(f"{place}/*.provenance.json" for place in EVALUATIONS)):
+            for file in sorted(results.glob(pattern)):
+                name = file.relative_to(results).as_posix().removesuffix("provenance.json").rstrip("./")
+                value = read_json(file)
+                recorded = value.get("output") if isinstance(value, dict) else None
+                path = str(recorded.get("path", "")) if isinstance(recorded, dict) else ""
+                if path.endswith(f"/{name}"):
+                    roots[path.removesuffix(f"/{name}")] = None
+        # Longer ones first: one may lie in another.
+        pairs = [pair for root in sorted(roots, key=len, reverse=True) for pair in self._of(root)]
+        self._pairs = [*pairs, (f"{Path.cwd().as_posix()}/", "")]
 
     def _of(self, root: str) -> list[tuple[str, str]]:
         """Return what replaces an absolute results folder, and the project's folder that it stands in."""
@@ -241,21 +249,13 @@ class _Travels:
         project = root.removesuffix(self._shown)
         return [(root, self._shown), *([(project, "")] if project not in (root, "/") else [])]
 
-    def text(self, text: str, more: Sequence[tuple[str, str]] = ()) -> str:
-        for path, instead in (*more, *self._pairs):
+    def text(self, text: str) -> str:
+        for path, instead in self._pairs:
             text = text.replace(path, instead)
         return text
 
     def json(self, file: Path) -> bytes:
-        value = read_json(file)
-        more: list[tuple[str, str]] = []
-        recorded = value.get("output") if isinstance(value, dict) else None
-        if isinstance(recorded, dict):
-            name = file.relative_to(self._results).as_posix().removesuffix("provenance.json").rstrip("./")
-            path = str(recorded.get("path", ""))
-            if path.endswith(f"/{name}"):
-                more = self._of(path.removesuffix(f"/{name}"))
-        return self.text(dump_json(value), more).encode()
+        return self.text(dump_json(read_json(file))).encode()
 
 
 def _evaluation_files(place: Path) -> list[Path]:
