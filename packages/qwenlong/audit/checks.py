@@ -94,7 +94,7 @@ def _check(claim: Claim, evaluations: Evaluations, config: Config, published: Pu
         return _entropy_tracks_norm(claim, paper, evaluations.results)
     if claim.direction == "inside_band":
         return _entropy_in_band(claim, "0.117 to 0.28", evaluations.results, config)
-    found = [_scores(cell, evaluations) for cell in claim.cells]
+    found = [scores_of(cell, evaluations) for cell in claim.cells]
     missing = [cell for cell, scores in zip(claim.cells, found, strict=True) if scores is None]
     if missing:
         note = f"nothing measured for {', '.join(missing)}"
@@ -109,17 +109,22 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else "–"
 
 
-def _scores(cell: str, evaluations: Evaluations) -> tuple[Scores, str] | None:
+def model_of(table: str, row: str) -> tuple[str, bool]:
+    """Return our model of a published row, and whether it is an ablation's."""
+    if table in ("table10", "table7"):
+        return (_MODELS if table == "table10" else _TABLE7).get(row, ""), False
+    return row, row != "base"
+
+
+def scores_of(cell: str, evaluations: Evaluations) -> tuple[Scores, str] | None:
     """Return our scores for a published cell, with our column."""
     table, row, column = (*cell.split("."), "", "")[:3]
     ours = COUNTERPARTS.get(column)
     if ours is None:
         return None
-    if table in ("table10", "table7"):
-        model = (_MODELS if table == "table10" else _TABLE7).get(row)
-        scores = None if model is None else evaluations.scores(model, agent=ours == "memory_agent")
-    else:
-        scores = evaluations.scores(row, ablation=row != "base")
+    model, ablation = model_of(table, row)
+    agent = ours == "memory_agent"
+    scores = evaluations.scores(model, ablation=ablation, agent=agent) if model else None
     return None if scores is None else (scores, "avg" if ours == "memory_agent" else ours)
 
 
@@ -176,28 +181,36 @@ def _entropy_tracks_norm(claim: Claim, paper: str, results: Path) -> Check:
     return Check(claim.id, claim.direction, paper, f"{rho:.2f}", None, None, verdict, note)
 
 
-def _entropy_in_band(claim: Claim, paper: str, results: Path, config: Config) -> Check:
-    inside = outside = switches = 0
+def steps_in_band(results: Path, config: Config) -> tuple[int, int, list[str]]:
+    """Return the steps within AEPO's band and its swing, all steps since a stage's first masked one, and the stages."""
+    inside = outside = 0
+    stages = []
     for name in RL_STAGES:
         band = config.stage(name).aepo
         if band is None:
             continue
-        rows = read_metrics(results / "stages" / name / "policy" / "metrics.jsonl")
-        masked: Mapping[str, float] | None = None
-        for row in rows:
+        masked = False
+        for row in read_metrics(results / "stages" / name / "policy" / "metrics.jsonl"):
             if "aepo/entropy" not in row:
                 continue
             # Before the first masked step the controller has done nothing yet.
-            if row.get("aepo/masked", 0.0) and masked is None:
-                masked, switches = row, switches + 1
-            if masked is not None:
+            if row.get("aepo/masked", 0.0) and not masked:
+                masked = True
+                stages.append(name)
+            if masked:
                 within = band.low * (1 - SWING) <= row["aepo/entropy"] <= band.high * (1 + SWING)
                 inside, outside = inside + within, outside + (not within)
+    return inside, inside + outside, stages
+
+
+def _entropy_in_band(claim: Claim, paper: str, results: Path, config: Config) -> Check:
+    inside, steps, stages = steps_in_band(results, config)
+    switches = len(stages)
     if not switches:
         note = "no stage's entropy crossed its upper bound: the controller was not exercised"
         return Check(claim.id, claim.direction, paper, "", None, None, "not measured", note)
-    share = inside / (inside + outside)
-    few = inside + outside < 20
+    share = inside / steps
+    few = steps < 20
     verdict: Verdict = ("leaning" if few else "seen") if share >= 0.9 else ("against" if few else "contradicted")
-    note = f"steps within {SWING:.0%} of the band since the first masked one, of {inside + outside}, {switches} stages"
+    note = f"steps within {SWING:.0%} of the band since the first masked one, of {steps}, {switches} stages"
     return Check(claim.id, claim.direction, paper, f"{share:.0%}", None, None, verdict, note)

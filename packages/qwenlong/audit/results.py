@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Scores:
-    """A scores.json. `items` maps task → item → score in [0, 1], responses averaged, items without a score left out."""
+    """A scores.json. `items` maps task → item → score in [0, 1], responses averaged, items without a score left out.
+
+    `attempted` is the same with a response that failed counting 0, as in the metrics.
+    """
 
     benchmark: str
     n_attempted: int
     n_scored: int
     metrics: Mapping[str, Mapping[str, Any]]
     items: Mapping[str, Mapping[str, float]]
+    attempted: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def cell(self, name: str) -> Cell:
         """Return a metric in percent."""
@@ -74,9 +78,26 @@ def read_scores(file: Path) -> Scores | None:
             for task in set(row["values"]) & set(TASKS) if row["error"] is None else ():
                 items.setdefault(task, {}).setdefault(_SAMPLE.sub("", row["id"]), []).append(row["values"][task])
         means = {task: {k: sum(v) / len(v) for k, v in sorted(rows.items())} for task, rows in sorted(items.items())}
-        return Scores(value["benchmark"], value["n_attempted"], value["n_scored"], value["metrics"], means)
+        attempted = _attempted(value) if "groups" in value else means
+        return Scores(value["benchmark"], value["n_attempted"], value["n_scored"], value["metrics"], means, attempted)
     except (KeyError, TypeError) as error:
         raise DataError(f"{file} is no scores.json of `qwenlong evaluate` ({error!r}); make it anew") from error
+
+
+def _attempted(value: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    responses: dict[str, list[Mapping[str, Any]]] = {}
+    # An item's own id may look like that of one response of several.
+    ids = {item for members in value["groups"].values() for item in members}
+    for row in value["items"]:
+        responses.setdefault(row["id"] if row["id"] in ids else _SAMPLE.sub("", row["id"]), []).append(row)
+    return {
+        group: {item: _mean(responses[item], group) for item in sorted(members)}
+        for group, members in sorted(value["groups"].items())
+    }
+
+
+def _mean(rows: list[Mapping[str, Any]], group: str) -> float:
+    return sum(row["values"][group] for row in rows if row["error"] is None) / len(rows)
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:

@@ -109,7 +109,8 @@ class Evaluations:
         return Cell(command=f"{self._command} {self._shown}/{'/'.join(parts)}/scores.json")
 
 
-def _paper(published: Published, table: str, row: str) -> dict[str, float | None]:
+def paper_of(published: Published, table: str, row: str) -> dict[str, float | None]:
+    """Return the paper's numbers of a row by our columns that have a counterpart."""
     found = published.tables.get(table)
     if found is None:
         return {}
@@ -126,7 +127,7 @@ def table10(evaluations: Evaluations, published: Published) -> ResultTable:
             TABLE10_ROWS[model],
             model,
             {column: evaluations.cell(model, column) for column in columns},
-            _paper(published, "table10", TABLE10_ROWS[model]),
+            paper_of(published, "table10", TABLE10_ROWS[model]),
         )
         for model in MODELS
     )
@@ -148,7 +149,7 @@ def ablations(evaluations: Evaluations, config: Config, published: Published) ->
                 name,
                 name,
                 {column: evaluations.cell(name, column, ablation=name != "base") for column in columns},
-                _paper(published, table, name),
+                paper_of(published, table, name),
             )
             for name in names
         )
@@ -168,7 +169,7 @@ def _merges(evaluations: Evaluations, config: Config, published: Published) -> R
             name,
             name,
             {column: evaluations.cell(name, column, ablation=name not in MODELS) for column in columns},
-            _paper(published, "table10", TABLE10_ROWS[name]) if name in TABLE10_ROWS else {},
+            paper_of(published, "table10", TABLE10_ROWS[name]) if name in TABLE10_ROWS else {},
             notes.get(name, ""),
         )
         for name in (*MERGED_MODELS, *notes)

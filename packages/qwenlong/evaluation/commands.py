@@ -9,6 +9,7 @@ import typer
 
 from qwenlong.evaluation import ruler_command
 from qwenlong.evaluation.compare_command import compare
+from qwenlong.evaluation.rescore_command import rescore
 from qwenlong.evaluation.run_command import fetch, merge, run
 from qwenlong.evaluation.score_command import score
 from qwenlong.evaluation.tables.command import tables
@@ -35,6 +36,7 @@ app.command("run")(run)
 app.command("merge")(merge)
 app.command("fetch")(fetch)
 app.command("score")(score)
+app.command("rescore")(rescore)
 app.command("ruler")(ruler_command.ruler)
 app.command("ruler-report")(ruler_command.report)
 app.command("compare")(compare)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from qwenlong.core.files import code_digest
 
 #: What works on scores alone.
-AFTER_SCORES = ("evaluation.compare", "evaluation.compare_command", "evaluation.tables")
+AFTER_SCORES = (
+    "evaluation.compare",
+    "evaluation.compare_command",
+    "evaluation.rescore_command",
+    "evaluation.tables",
+)
 #: What works on stored responses. A benchmark's own file asks and scores, and is not among them.
 AFTER_RESPONSES = (
     *AFTER_SCORES,

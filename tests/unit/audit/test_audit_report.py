@@ -68,7 +68,8 @@ def test_the_page_is_one_file_that_nests_and_escapes(results: Path, tmp_path: Pa
     assert all(link.startswith("#") and link[1:] in page.ids for link in page.links) and len(page.links) == 11
     assert len(page.sources) == 8 and all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
     # Names of XML dialects inside the drawings are not fetched; nothing else names an address.
-    assert "http" not in re.sub(r"data:image/svg\+xml;base64,[\w+/=]+", "", text)
+    plain = re.sub(r"data:image/svg\+xml;base64,[\w+/=]+", "", text)
+    assert "http:" not in plain and "https:" not in plain and "default-src 'none'" in plain
     assert "<b>bold</b>" not in text and text.count("&lt;script&gt;") >= 10
     assert "seen once" in text and "models/rl_3 ✓" in text and "training.batch_prompts" in text
 

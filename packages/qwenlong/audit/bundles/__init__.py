@@ -1,0 +1,1 @@
+"""Bundles: what a report rests on, small enough to be committed, and its verification."""

@@ -1,0 +1,173 @@
+"""Figures over seeds as SVG, each with the numbers behind it as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qwenlong.audit import curves
+from qwenlong.audit.checks import gradient_steps, spearman
+from qwenlong.audit.site.cells import SeededTable
+from qwenlong.audit.site.runs import Run
+from qwenlong.core.config import RL_STAGES
+from qwenlong.datacard.figures import BLUE, figure, svg
+
+#: Ablation rows that have a place in the paper's Figures 8 and 10, by table.
+STRATEGIES = {"table5": "Figure 8", "table4": "Figure 10", "table2": "Figure 8", "extra": "rows of ours"}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: file name without ending, title, note, the drawing, its numbers as CSV, the files they are from."""
+
+    name: str
+    title: str
+    note: str
+    drawing: str
+    numbers: str
+    sources: tuple[tuple[str, str], ...]
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as CSV; floats with six digits."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(head)
+    for row in rows:
+        writer.writerow(["" if v is None else f"{v:.6g}" if isinstance(v, float) else v for v in row])
+    return stream.getvalue()
+
+
+def all_figures(runs: Sequence[Run], scale: str, tables: Sequence[SeededTable]) -> list[Figure]:
+    """Return the figures of a scale that have numbers."""
+    made = [_stages(scale, tables), *_strategies(runs, scale), _entropy_norm(runs, scale)]
+    made += [_recipe(run) for run in runs]
+    return [one for one in made if one is not None]
+
+
+def _stages(scale: str, tables: Sequence[SeededTable]) -> Figure | None:
+    table = next(table for table in tables if table.name == "table10")
+    shown = {
+        column: [(row, cells[column].estimate) for row, _, cells, _ in table.rows if cells[column].estimate is not None]
+        for column in ("avg", "memory_agent")
+    }
+    if not any(shown.values()):
+        return None
+    drawn, axes = figure(9.2, 3.0, ncols=2)
+    titles = {"avg": "full context, average of five tasks", "memory_agent": "memory agent beyond the window"}
+    rows = []
+    names = [row for row, _, _, _ in table.rows]
+    for axis, (column, points) in zip(axes, shown.items(), strict=True):
+        for row, value in points:
+            assert value is not None
+            place = names.index(row)
+            axis.plot([value.value], [place], "o", color=BLUE, markersize=4)
+            if value.low is not None and value.high is not None:
+                axis.plot([value.low, value.high], [place, place], color=BLUE, linewidth=1.4)
+            rows.append((row, column, value.value, value.low, value.high, value.n, value.seeds))
+        axis.set_yticks(range(len(names)), [name.replace("full_context_", "").replace("_", " ") for name in names])
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_title(titles[column], fontsize=9, loc="left")
+        axis.set_xlabel("percent")
+    files = {(s.run, s.file) for cell in table.cells() for s in cell.sources}
+    head = ("row", "column", "value", "low", "high", "n", "seeds")
+    note = "Mean over seeds and 95% interval over seeds and items; one seed: over items alone."
+    title = f"Stages of the recipe, {scale} (the shape of Table 10)"
+    return Figure(f"stages-{scale}", title, note, svg(drawn), csv_text(head, rows), tuple(sorted(files)))
+
+
+def _strategies(runs: Sequence[Run], scale: str) -> list[Figure]:
+    members: dict[str, list[str]] = {}
+    for run in runs:
+        for row in run.rows:
+            for name in row.tables:
+                if row.name not in members.setdefault(name, []):
+                    members[name].append(row.name)
+    made = []
+    for table, names in sorted(members.items()):
+        have = {name: {run.name: m for run in runs if (m := run.metrics(name, True))} for name in names}
+        have = {name: metrics for name, metrics in have.items() if metrics}
+        if have and table in STRATEGIES:
+            made.append(_strategy(table, scale, have))
+    return made
+
+
+def _strategy(table: str, scale: str, have: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> Figure:
+    drawn, axes = figure(9.2, 3.6, ncols=len(curves.STRATEGY_PANELS))
+    rows = []
+    for (key, label), axis in zip(curves.STRATEGY_PANELS, axes, strict=True):
+        for name, by_run in have.items():
+            steps: dict[int, list[float]] = {}
+            for run, metrics in by_run.items():
+                for row in metrics:
+                    if key in row:
+                        steps.setdefault(int(row["step"]), []).append(row[key])
+                        rows.append((name, run, key, int(row["step"]), row[key]))
+            places = sorted(steps)
+            (line,) = axis.plot(places, [float(np.mean(steps[p])) for p in places], label=name, linewidth=1.2)
+            if len(by_run) > 1:
+                low, high = ([end(steps[p]) for p in places] for end in (min, max))
+                axis.fill_between(places, low, high, color=line.get_color(), alpha=0.18, linewidth=0)
+        axis.set_ylabel(label)
+        axis.set_xlabel("step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    drawn.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=3, loc="outside lower center")
+    files = sorted((run, f"ablations/{name}/policy/metrics.jsonl") for name, by_run in have.items() for run in by_run)
+    seeds = max(map(len, have.values()))
+    note = f"Line: mean over seeds (at most {seeds}); band: lowest to highest seed. Each row trained from the base."
+    title = f"Strategies of {table}, {scale} (the shape of {STRATEGIES[table]})"
+    head = ("row", "run", "metric", "step", "value")
+    return Figure(f"strategies-{table}-{scale}", title, note, svg(drawn), csv_text(head, rows), tuple(files))
+
+
+def _entropy_norm(runs: Sequence[Run], scale: str) -> Figure | None:
+    points = {run.name: pairs for run in runs if (pairs := gradient_steps(run.metrics("naive_grpo")))}
+    if not points:
+        return None
+    columns = min(3, len(points))
+    lines = -(-len(points) // columns)
+    drawn, axes = figure(9.2, 0.8 + 2.3 * lines, nrows=lines, ncols=columns, squeeze=False)
+    for axis in axes.flat[len(points) :]:
+        axis.set_visible(False)
+    for (name, pairs), axis in zip(points.items(), axes.flat, strict=False):
+        axis.scatter(*zip(*pairs, strict=True), s=16, facecolors="none", edgecolors=BLUE, linewidths=0.9)
+        rho = spearman(*zip(*pairs, strict=True)) if len(pairs) > 2 else math.nan
+        axis.set_title(f"{name}: n = {len(pairs)}" + ("" if math.isnan(rho) else f", ρ = {rho:.2f}"), fontsize=9)
+    drawn.supxlabel("entropy (nats)", fontsize=9)
+    drawn.supylabel("gradient norm", fontsize=9)
+    rows = [(name, entropy, norm) for name, pairs in points.items() for entropy, norm in pairs]
+    return Figure(
+        f"entropy_norm-{scale}",
+        f"Entropy against gradient norm, {scale} (the shape of Figure 9)",
+        "A point a step of naive GRPO, a panel a run; ρ is Spearman's, the paper has 0.96.",
+        svg(drawn),
+        csv_text(("run", "entropy", "gradient_norm"), rows),
+        tuple((name, "stages/naive_grpo/policy/metrics.jsonl") for name in points),
+    )
+
+
+def _recipe(run: Run) -> Figure | None:
+    stages = {name: run.metrics(name) for name in RL_STAGES}
+    drawing = curves.training(stages, run.config)
+    if drawing is None:
+        return None
+    keys = [key for key, _ in curves.PANELS]
+    rows = [
+        (name, int(row["step"]), *(row.get(key) for key in (*keys, "aepo/masked")))
+        for name, metrics in stages.items()
+        for row in metrics
+    ]
+    return Figure(
+        f"recipe-{run.name}",
+        f"Training along the recipe, {run.name} (entropy and mask: the shape of Figure 11)",
+        "Green: the AEPO band of the stage. Red: steps whose negative gradients were masked. Dashed: naive GRPO.",
+        drawing,
+        csv_text(("stage", "step", *keys, "aepo/masked"), rows),
+        tuple((run.name, f"stages/{name}/policy/metrics.jsonl") for name, metrics in stages.items() if metrics),
+    )
