@@ -72,10 +72,14 @@ def refuse(error):
 def settings(*keys, **extra):
     """Return the named parts of the configuration as JSON: the parameter that tells Snakemake what a rule reads.
 
-    Keys are dotted ("selection.k", "merge"). A value that is not named here changes nothing for the rule.
+    Keys are dotted ("selection.k", "merge"). A value that is not named here changes nothing for the rule. data_seed is the
+    seed of what runs of several seeds share.
     """
     values = dict(extra)
     for key in keys:
+        if key == "data_seed":
+            values["run.seed"] = RUN.run.seed_of_data
+            continue
         value = RUN
         for part in key.split("."):
             value = getattr(value, part)
