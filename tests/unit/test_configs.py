@@ -11,7 +11,7 @@ from qwenlong.core import config_files
 from qwenlong.core.config import Config, EngineConfig
 from qwenlong.core.config.fit import engine_faults
 
-SHIPPED = ("default", "laptop", "tiny", "nano", "nano_rl", "entropy_control", "h200", "paper")
+SHIPPED = ("default", "laptop", "tiny", "nano", "nano_rl", "entropy_control", "h200", "h200_nano", "paper")
 ROWS = {
     # Row: tables, balanced, advantage, clipping (level, side), AEPO.
     "grpo": ({"table2", "table4", "table5"}, False, "grpo", None, False),

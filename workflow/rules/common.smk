@@ -281,8 +281,9 @@ try:
 except QwenlongError as error:
     refuse(error)
 
-# What asking a benchmark's items reads of the configuration, besides the models; the judge is scoring's.
-WHICH = ("benchmarks", "agent_benchmarks", "tables", "data")
+# What asking a benchmark's items reads of the configuration, besides the models; the judge is scoring's, and how many are
+# asked at a time decides nothing.
+WHICH = ("benchmarks", "agent_benchmarks", "tables", "data", "concurrency")
 EVALUATION_KEYS = [f"evaluation.{key}" for key in type(RUN.evaluation).model_fields if key not in WHICH]
 EVALUATION_KEYS += ["base.window", "engine.dtype", "run.seed"]
 

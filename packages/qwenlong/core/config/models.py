@@ -277,6 +277,9 @@ class EvaluationConfig(Section):
     """Nucleus sampling."""
     samples: Annotated[int, Field(ge=1)] | None = None
     """Responses per item; none: as many as the paper asks of the benchmark (32 of AIME, 1 of most)."""
+    concurrency: Annotated[int, Field(ge=1)] = 32
+    """Items under way for each server; a model that the job loads is asked in blocks of so many. No response depends on
+    it."""
     benchmarks: tuple[str, ...] = ("heldout",)
     """Benchmarks run full-context on every checkpoint."""
     agent_benchmarks: tuple[str, ...] = ("heldout_long",)

@@ -51,8 +51,8 @@ class RolloutConfig(Section):
     max_sequences: Annotated[int, Field(ge=1)] = 256
     """Responses that run at once per replica."""
     cache_mb: Annotated[int, Field(ge=64)] | None = None
-    """Size of the cache of keys and values, in MB; none: what gpu_memory_utilization leaves, as vLLM measures it. Set it
-    where other processes use the same GPU: what they take or give back meanwhile upsets the measurement."""
+    """Size of the cache of keys and values, in MB; none: what gpu_memory_utilization leaves, as vLLM measures it. Set
+    it where other processes use the same GPU: what they take or give back meanwhile upsets the measurement."""
     graphs: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Batch sizes for which CUDA graphs are captured; none: vLLM's own list. Few sizes start sooner."""
     compile: bool = True
