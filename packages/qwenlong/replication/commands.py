@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Experiments in pieces on a lent machine: run a plan, pack results, unpack them."
 )
-PlanOption = Annotated[Path, typer.Argument(metavar="PLAN", help="List of runs; configs/replication.yaml.")]
+PlanOption = Annotated[Path, typer.Argument(metavar="PLAN", help="List of runs; configs/plans/h200.yaml.")]
 Only = Annotated[list[str] | None, typer.Option(help="Only runs whose name begins so; repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Weights = Annotated[bool, typer.Option(help="Pack weights while there is room.")]

@@ -109,3 +109,16 @@ def test_a_plan_with_a_fault_is_refused(runs: list[plan.Run]) -> None:
     write_text("bad.yaml", f"runs: [{twice}, {twice}]")
     with pytest.raises(ConfigError, match="twice"):
         plan.load("bad.yaml")
+
+
+def test_the_shipped_plan_asks_for_what_its_configurations_have(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    planned = plan.load("configs/plans/h200.yaml")
+    assert len({run.name for run in planned}) == len(planned)
+    for run in planned:
+        rows = {row.name for row in run.config.ablations.rows if not isinstance(row, str)}
+        for target in run.targets:
+            assert target == "evaluate" or Path(target).parts[4] in rows
+        # Seeds share their data; stages, whose seed is the run's, do not.
+        assert run.data == Path(run.config.run.results).parent / "seed_17"
+    assert planned[0].name == "nano_stages-17"
