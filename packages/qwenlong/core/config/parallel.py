@@ -50,6 +50,8 @@ class RolloutConfig(Section):
     """Tokens per forward pass of vLLM: chunk of a prompt, or all running responses."""
     max_sequences: Annotated[int, Field(ge=1)] = 256
     """Responses that run at once per replica."""
+    agent_workers: Annotated[int, Field(ge=1)] = 8
+    """Processes per machine that ask for rollouts and score them; each imports verl at a stage's start."""
     cache_mb: Annotated[int, Field(ge=64)] | None = None
     """Size of the cache of keys and values, in MB; none: what gpu_memory_utilization leaves, as vLLM measures it. Set
     it where other processes use the same GPU: what they take or give back meanwhile upsets the measurement."""
