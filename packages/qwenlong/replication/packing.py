@@ -30,6 +30,8 @@ PIECE, PIECES = 16 * 2**20 - 2**18, 4
 LIST, KNOWN = "pack.json", Path("results/replication/known.json")
 #: Weights larger than this are not tried: they would not fit.
 _LARGEST = 128 * 2**20
+#: Bytes of records that are packed together: what has no room is left out in such groups.
+_GROUP = 4 * 2**20
 _LEVEL = 9
 
 
@@ -38,49 +40,77 @@ def pack(
 ) -> dict[str, Any]:
     """Write the records of runs, and weights while there is room, into `out`; return the list that pack.json holds.
 
-    `everything`: files that were unpacked here, too; `unfinished`: of complete runs only the mark. Files that change
-    meanwhile are packed as they were read. An earlier pack in `out` is replaced.
+    `everything`: files that were unpacked here, too; `unfinished`: of complete runs only the mark. Weights that
+    something still reads come before tables and logs, others after them. An earlier pack in `out` is replaced.
     """
     known: dict[str, str] = {} if everything or not KNOWN.is_file() else read_json(KNOWN)
-    room = PIECE * PIECES
-    blobs: list[dict[str, Any]] = []
-    files: dict[str, str] = {}
-    omitted: list[str] = []
+    box = _Box(known, PIECE * PIECES)
     folders = _folders(runs, unfinished)
+    marks = [mark for run in runs if not folders[run.results] and (mark := run.mark).is_file()]
+    travel = [folder for folder, whole in folders.items() if whole]
+    models = list(_weights(runs, folders)) if weights else []
     for tier in range(len(choosing.TIERS)):
-        chosen, digests = [], {}
-        for folder, whole in folders.items():
-            for file in choosing.records(folder, tier) if whole else []:
-                digests[str(file)] = sha256_file(file)
-                if known.get(str(file)) != digests[str(file)]:
-                    chosen.append(file)
-        if tier == 0:
-            chosen += [mark for run in runs if not folders[run.results] and (mark := run.mark).is_file()]
-        if not chosen:
-            continue
-        blob = _archive(chosen)
-        if len(blob) > room:
-            omitted += [str(file) for file in chosen]
-            continue
-        room -= len(blob)
-        blobs.append({"kind": "records", "name": f"records-{tier}", "bytes": blob})
-        files |= {str(file): digests.get(str(file)) or sha256_file(file) for file in chosen}
-    for one in _weights(runs, folders) if weights else []:
-        if known.get(str(one.file)) == sha256_file(one.file):
-            continue
-        if one.file.stat().st_size > _LARGEST:
-            omitted.append(str(one.file))
-            continue
-        blob = tensors.encode(one.file, one.reference)
-        if len(blob) > room:
-            omitted.append(str(one.file))
-            continue
-        room -= len(blob)
-        reference = str(one.reference) if one.reference is not None else None
-        entry: dict[str, Any] = {"kind": "weights", "name": str(one.file), "reference": reference, "needed": one.needed}
-        blobs.append(entry | {"mtime": one.file.stat().st_mtime, "bytes": blob})
-        files[str(one.file)] = sha256_file(one.file)
-    return _write(out, blobs, files, omitted, runs)
+        if tier == len(choosing.TIERS) - 1:
+            box.add_weights(one for one in models if one.needed)
+        chosen = [file for folder in travel for file in choosing.records(folder, tier)]
+        box.add_records(chosen + (marks if tier == 0 else []), f"records-{tier}")
+    box.add_weights(one for one in models if not one.needed)
+    return _write(out, box, runs)
+
+
+class _Box:
+    """What goes into a pack, in order, as far as there is room."""
+
+    def __init__(self, known: dict[str, str], room: int) -> None:
+        self.known, self.room = known, room
+        self.blobs: list[dict[str, Any]] = []
+        self.files: dict[str, str] = {}
+        self.omitted: list[str] = []
+
+    def add_records(self, files: Iterable[Path], name: str) -> None:
+        """Add files that did not come from elsewhere, some MiB at a time."""
+        group: list[tuple[Path, bytes]] = []
+        for file in files:
+            data = file.read_bytes()
+            if self.known.get(str(file)) == hashlib.sha256(data).hexdigest():
+                continue
+            if group and sum(len(other) for _, other in group) + len(data) > _GROUP:
+                self._add(group, name)
+                group = []
+            group.append((file, data))
+        if group:
+            self._add(group, name)
+
+    def _add(self, group: Sequence[tuple[Path, bytes]], name: str) -> None:
+        digests = {str(file): hashlib.sha256(data).hexdigest() for file, data in group}
+        self._put(_archive(group), {"kind": "records", "name": name}, digests)
+
+    def add_weights(self, models: Iterable[choosing.Weights]) -> None:
+        """Add weights that did not come from elsewhere and are small enough."""
+        for one in models:
+            digest = sha256_file(one.file)
+            if self.known.get(str(one.file)) == digest:
+                continue
+            if one.file.stat().st_size > _LARGEST:
+                self.omitted.append(str(one.file))
+                continue
+            reference = str(one.reference) if one.reference is not None else None
+            entry: dict[str, Any] = {
+                "kind": "weights",
+                "name": str(one.file),
+                "reference": reference,
+                "needed": one.needed,
+            }
+            entry["mtime"] = one.file.stat().st_mtime
+            self._put(tensors.encode(one.file, one.reference), entry, {str(one.file): digest})
+
+    def _put(self, blob: bytes, entry: dict[str, Any], files: dict[str, str]) -> None:
+        if len(blob) > self.room:
+            self.omitted += files
+            return
+        self.room -= len(blob)
+        self.blobs.append(entry | {"bytes": blob})
+        self.files |= files
 
 
 def _folders(runs: Sequence[Run], unfinished: bool) -> dict[Path, bool]:
@@ -105,11 +135,10 @@ def _weights(runs: Sequence[Run], folders: dict[Path, bool]) -> Iterable[choosin
     )
 
 
-def _archive(files: Sequence[Path]) -> bytes:
+def _archive(files: Iterable[tuple[Path, bytes]]) -> bytes:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for file in files:
-            data = file.read_bytes()
+        for file, data in files:
             entry = tarfile.TarInfo(file.as_posix())
             entry.size, entry.mtime, entry.mode = len(data), file.stat().st_mtime, 0o644
             archive.addfile(entry, io.BytesIO(data))
@@ -118,9 +147,8 @@ def _archive(files: Sequence[Path]) -> bytes:
     return len(raw).to_bytes(8, "little") + packed
 
 
-def _write(
-    out: Path, blobs: list[dict[str, Any]], files: dict[str, str], omitted: list[str], runs: Sequence[Run]
-) -> dict[str, Any]:
+def _write(out: Path, box: _Box, runs: Sequence[Run]) -> dict[str, Any]:
+    blobs = box.blobs
     whole = b"".join(blob["bytes"] for blob in blobs)
     about = [
         {key: value for key, value in blob.items() if key != "bytes"}
@@ -147,8 +175,8 @@ def _write(
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),
         "runs": {run.name: run.complete() for run in runs},
-        "files": files,
-        "omitted": omitted,
+        "files": box.files,
+        "omitted": box.omitted,
     }
     write_json(out / LIST, listed)
     return listed
@@ -163,7 +191,8 @@ def unpack(sources: Sequence[Path], *, remember: bool = True) -> dict[str, Any]:
     """
     whole, blobs = _joined(sources)
     written: dict[str, float] = {}
-    at, digests = 0, dict[str, str]()
+    same: list[str] = []
+    at = 0
     for blob in blobs:
         data = whole[at : at + blob["size"]]
         at += blob["size"]
@@ -174,17 +203,17 @@ def unpack(sources: Sequence[Path], *, remember: bool = True) -> dict[str, Any]:
         data = whole[at : at + blob["size"]]
         at += blob["size"]
         if blob["kind"] == "records":
-            written |= _restored(data)
+            here, there = _restored(data)
+            written |= here
+            same += there
         else:
             target = _inside(blob["name"])
             tensors.decode(data, target, Path(blob["reference"]) if blob["reference"] is not None else None)
             written[str(target)] = blob["mtime"]
     _order(written)
-    for name in written:
-        digests[name] = sha256_file(name)
     if remember:
         earlier = read_json(KNOWN) if KNOWN.is_file() else {}
-        write_json(KNOWN, earlier | digests)
+        write_json(KNOWN, earlier | {name: sha256_file(name) for name in [*written, *same]})
     return {"files": len(written), "weights": [b["name"] for b in blobs if b["kind"] == "weights"]}
 
 
@@ -223,9 +252,11 @@ def _inside(name: str) -> Path:
     return path
 
 
-def _restored(blob: bytes) -> dict[str, float]:
+def _restored(blob: bytes) -> tuple[dict[str, float], list[str]]:
+    """Write an archive's files; return those written with their times, and those that were the same already."""
     raw = pa.decompress(blob[8:], int.from_bytes(blob[:8], "little"), "zstd", asbytes=True)
     written: dict[str, float] = {}
+    same: list[str] = []
     with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
         for entry in archive:
             stream = archive.extractfile(entry) if entry.isfile() else None
@@ -233,11 +264,12 @@ def _restored(blob: bytes) -> dict[str, float]:
                 continue
             target, data = _inside(entry.name), stream.read()
             if target.is_file() and target.read_bytes() == data:
+                same.append(str(target))
                 continue
             with atomic_file(target) as partial:
                 partial.write_bytes(data)
             written[str(target)] = float(entry.mtime)
-    return written
+    return written, same
 
 
 def _order(written: dict[str, float]) -> None:

@@ -122,6 +122,10 @@ def test_a_pack_goes_to_another_machine_and_only_what_is_new_comes_back(
     write_json(folder / "evaluation/rl_1/heldout/scores.json", {"value": 0.75})
     listed = packing.pack(plan.load("plan.yaml"), tmp_path / "back")
     assert list(listed["files"]) == ["results/small/seed_17/evaluation/rl_1/heldout/scores.json"]
+    # Unpacked once more, nothing changes, and it is known still.
+    packing.KNOWN.unlink()
+    assert packing.unpack([tmp_path / "out"])["files"] == 2
+    assert list(packing.pack(plan.load("plan.yaml"), tmp_path / "back")["files"]) == list(listed["files"])
     everything = packing.pack(plan.load("plan.yaml"), tmp_path / "all", everything=True)
     assert len(everything["files"]) == len(after) + 1
 
