@@ -38,7 +38,9 @@ rule base:
             "selection.max_new_tokens",
             "data_seed",
             memory=RUN.stage("memory_rl").memory.model_dump(mode="json"),
-            sampling=RUN.training.model_dump(mode="json", include={"temperature", "top_p"} if RUN.base.warmup else set()),
+            sampling=RUN.training.model_dump(
+                mode="json", include={"temperature", "top_p"} if RUN.base.warmup else set()
+            ),
         ),
     shell:
         'qwenlong train base --config "$QWENLONG_CONFIG" --samples {input.samples:q} --documents {input.documents:q}'
