@@ -10,7 +10,8 @@ from qwenlong.core.config import MODELS, PARENTS, Config
 from qwenlong.core.config.merging import MERGED_MODELS
 from qwenlong.replication.plan import FOLDER
 
-#: Patterns below a results folder, in three tiers: results, what later stages read, what explains.
+#: Patterns below a results folder, in three tiers: results, what later stages read, what explains. The corpus stays:
+#: what samples use of it lies beside them.
 TIERS: tuple[tuple[str, ...], ...] = (
     (
         f"{FOLDER}/**/*",
@@ -37,7 +38,6 @@ TIERS: tuple[tuple[str, ...], ...] = (
         "audit/**/*",
     ),
     (
-        "corpus/documents.parquet",
         "tokenizer/*",
         "tokenizer/.snakemake_timestamp",
         "synthesis/*.parquet",
