@@ -45,7 +45,7 @@ def rollouts(
     rewards: list[list[float]] = [[] for _ in samples]
     # Prompts of similar length share a batch.
     order = sorted(range(len(samples)), key=lambda n: (len(prompts[n]), samples[n].id))
-    size = max(_PORTION, generator.max_batch_tokens // _PORTION_TOKENS)
+    size = max(_PORTION, getattr(generator, "max_batch_tokens", 0) // _PORTION_TOKENS)
     with Progress(description, total=len(samples), unit="samples") as progress:
         for start in range(0, len(order), size):
             portion = order[start : start + size]
