@@ -25,6 +25,7 @@ COMMANDS = {
     "agent": ("qwenlong.memory_agent.commands", "app", "Read documents of any length with the memory agent."),
     "evaluate": ("qwenlong.evaluation.commands", "app", "Run and score benchmarks."),
     "serve": ("qwenlong.serving.commands", "serve", "Serve models to the run: replicas behind one address."),
+    "replicate": ("qwenlong.replication.commands", "app", "Experiments in pieces on a lent machine."),
     "audit": ("qwenlong.audit.commands", "app", "Report, tables and checks of the claims."),
     "config": ("qwenlong.core.commands", "config_app", "Check, print and describe configurations."),
     "track": ("qwenlong.core.tracking_commands", "app", "Upload what an MLflow server that was down has missed."),

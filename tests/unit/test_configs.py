@@ -11,7 +11,7 @@ from qwenlong.core import config_files
 from qwenlong.core.config import Config, EngineConfig
 from qwenlong.core.config.fit import engine_faults
 
-SHIPPED = ("default", "laptop", "tiny", "nano", "nano_rl", "entropy_control", "h200", "paper")
+SHIPPED = ("default", "laptop", "tiny", "nano", "nano_rl", "entropy_control", "h200", "h200_nano", "paper")
 ROWS = {
     # Row: tables, balanced, advantage, clipping (level, side), AEPO.
     "grpo": ({"table2", "table4", "table5"}, False, "grpo", None, False),
@@ -93,7 +93,7 @@ def test_a_partial_section_of_a_stage_keeps_the_rest_of_training():
     assert second.aepo is None and (second.divergence.patience, second.divergence.window) == (3, 2)
 
 
-@pytest.mark.parametrize("config", ["laptop", "h200", "paper"])
+@pytest.mark.parametrize("config", ["laptop", "h200", "h200_nano", "paper"])
 def test_ablation_rows_are_those_of_the_tables(root, config):
     found = config_files.load(root / "configs" / f"{config}.yaml")
     assert {row.name for row in found.ablations.rows} == set(ROWS)
@@ -155,7 +155,7 @@ def test_paper_has_the_papers_values(root):
     assert config.ablation("grpo").steps == 45
 
 
-@pytest.mark.parametrize("name", ["laptop", "tiny", "h200", "paper"])
+@pytest.mark.parametrize("name", ["laptop", "tiny", "h200", "h200_nano", "paper"])
 def test_sizes_fit_the_window(root, name):
     config = config_files.load(root / "configs" / f"{name}.yaml")
     for stage in ("rl_1", "rl_2", "rl_3", "rl_4", "naive_grpo"):

@@ -42,6 +42,12 @@ def test_other_settings_rerun_what_reads_them(project):
     assert "corpus" in project.planned("run={seed: 3}")
 
 
+def test_another_seed_over_the_same_data_trains_and_evaluates_anew(project):
+    found = set(project.planned("run={seed: 3, data_seed: 17}"))
+    assert not found & {"corpus", "tokenizer", "synthesis", "base", "verification", "difficulty", "bins"}
+    assert {"score_1", "rl_1", "naive_grpo", "evaluate_full"} <= found
+
+
 def test_a_stage_that_is_forced_takes_along_what_follows_it_to_the_target(project):
     """As docs/paper_run.md says: `snakemake rl_stage_4 --forcerun memory_rl` on a finished run."""
     shown = project.run("rl_stage_4", "-n", "-q", "rules", "--forcerun", "memory_rl")

@@ -1,4 +1,5 @@
-# The base model: made and warmed up on training samples (nano), or taken from elsewhere (smollm2, hf).
+# The base model: made and warmed up on training samples (nano-scratch), or taken (nano, smollm2, hf), and warmed up where
+# base.warmup says so.
 #
 # In:  R/synthesis/{samples,documents}.parquet, R/tokenizer/
 # Out: R/models/base/                    a Hugging Face directory
@@ -23,8 +24,10 @@ rule base:
     params:
         code=code_digest(
             "training.base",
+            "training.base_warmup",
             "training.copying",
             "training.prompting",
+            "training.supervised",
             "training.tokenizer",
             "training.warmup",
             "synthesis.warmup",
@@ -33,8 +36,11 @@ rule base:
         config=settings(
             "base",
             "selection.max_new_tokens",
-            "run.seed",
+            "data_seed",
             memory=RUN.stage("memory_rl").memory.model_dump(mode="json"),
+            sampling=RUN.training.model_dump(
+                mode="json", include={"temperature", "top_p"} if RUN.base.warmup else set()
+            ),
         ),
     shell:
         'qwenlong train base --config "$QWENLONG_CONFIG" --samples {input.samples:q} --documents {input.documents:q}'

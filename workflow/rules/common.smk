@@ -72,10 +72,14 @@ def refuse(error):
 def settings(*keys, **extra):
     """Return the named parts of the configuration as JSON: the parameter that tells Snakemake what a rule reads.
 
-    Keys are dotted ("selection.k", "merge"). A value that is not named here changes nothing for the rule.
+    Keys are dotted ("selection.k", "merge"). A value that is not named here changes nothing for the rule. data_seed is the
+    seed of what runs of several seeds share.
     """
     values = dict(extra)
     for key in keys:
+        if key == "data_seed":
+            values["run.seed"] = RUN.run.seed_of_data
+            continue
         value = RUN
         for part in key.split("."):
             value = getattr(value, part)
@@ -277,8 +281,9 @@ try:
 except QwenlongError as error:
     refuse(error)
 
-# What asking a benchmark's items reads of the configuration, besides the models; the judge is scoring's.
-WHICH = ("benchmarks", "agent_benchmarks", "tables", "data")
+# What asking a benchmark's items reads of the configuration, besides the models; the judge is scoring's, and how many are
+# asked at a time decides nothing.
+WHICH = ("benchmarks", "agent_benchmarks", "tables", "data", "concurrency")
 EVALUATION_KEYS = [f"evaluation.{key}" for key in type(RUN.evaluation).model_fields if key not in WHICH]
 EVALUATION_KEYS += ["base.window", "engine.dtype", "run.seed"]
 

@@ -48,7 +48,7 @@ rule corpus:
         **need("light"),
     params:
         code=code_digest("corpus"),
-        config=settings("corpus", "run.seed", "llm.generator"),
+        config=settings("corpus", "data_seed", "llm.generator"),
         registry=[source.model_dump_json() for source in SOURCES.values()],
         # A folder's own time says nothing of the files in its folders.
         local=lambda wildcards: [listing_digest(path) for path in LOCAL],

@@ -36,7 +36,7 @@ rule data_card:
         **need("light"),
     params:
         code=code_digest("datacard", "synthesis.decontaminate", "synthesis.run", "rewards", "corpus.language"),
-        config=settings("corpus", "synthesis", "run.name", "run.seed"),
+        config=settings("corpus", "synthesis", "run.name", "data_seed"),
         corpus=subpath(input.corpus, parent=True),
         samples=lambda wildcards, input: os.path.dirname(input.synthesis[0]),
         verification=lambda wildcards, input: os.path.dirname(input.verification[0]),

@@ -40,7 +40,7 @@ rule verification:
             "training.top_p",
             "base.window",
             "engine.dtype",
-            "run.seed",
+            "data_seed",
         ),
         served=selector_served,
         folder=subpath(output.samples, parent=True),
@@ -75,7 +75,7 @@ rule difficulty:
             "training.top_p",
             "base.window",
             "engine.dtype",
-            "run.seed",
+            "data_seed",
         ),
         served=selector_served,
         folder=subpath(output.samples, parent=True),
@@ -100,7 +100,7 @@ rule bins:
         **need("light"),
     params:
         code=code_digest("training.bins"),
-        config=settings("selection.bins", "selection.per_bin", "selection.min_per_bin", "run.seed"),
+        config=settings("selection.bins", "selection.per_bin", "selection.min_per_bin", "data_seed"),
         folder=subpath(output.samples, parent=True),
     shell:
         'qwenlong train bins --config "$QWENLONG_CONFIG" --samples {input.samples:q}'

@@ -28,7 +28,7 @@ rule tokenizer:
             "base.path",
             "base.revision",
             "base.scratch.vocabulary",
-            "run.seed",
+            "data_seed",
         ),
         corpus=subpath(input.documents, parent=True),
     shell:
@@ -63,7 +63,7 @@ rule synthesis:
         **need("light"),
     params:
         code=code_digest("synthesis"),
-        config=settings("synthesis", "run.seed", "base.window", "llm.generator"),
+        config=settings("synthesis", "data_seed", "base.window", "llm.generator"),
         benchmarks=lambda wildcards: [
             (one.model_dump_json(), listing_digest(one.path)) for one in RUN.corpus.decontaminate
         ],

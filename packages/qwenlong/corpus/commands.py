@@ -52,7 +52,7 @@ def build(
     from qwenlong.corpus.build import build as make
     from qwenlong.corpus.build import judge_open, write
 
-    settings = config_files.load(config)
+    settings = config_files.load(config).for_data()
     ownership.lock(out / ".lock", "`corpus build`", out)
     with tracking.stage(settings, "corpus", settings.corpus.model_dump(mode="json")) as run:
         documents, stats = make(settings, sources)
@@ -98,7 +98,7 @@ def shards(
     from qwenlong.corpus.origins import origins
     from qwenlong.corpus.shards import run
 
-    settings = config_files.load(config)
+    settings = config_files.load(config).for_data()
     ownership.lock(out / ".lock", "`corpus shards`", out)
     loaded = None
     if documents:
@@ -146,7 +146,7 @@ def contaminated(
     from qwenlong.core.errors import ConfigError, UsageError
     from qwenlong.corpus import decontaminate
 
-    settings = config_files.load(config)
+    settings = config_files.load(config).for_data()
     if not settings.corpus.decontaminate:
         raise ConfigError(f"{config}: corpus.decontaminate names no benchmark to compare with; list name, path, fields")
     texts = [

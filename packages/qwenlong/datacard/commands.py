@@ -28,7 +28,7 @@ def card(
     from qwenlong.datacard.build import build
     from qwenlong.datacard.inputs import read
 
-    settings = config_files.load(config)
+    settings = config_files.load(config).for_data()
     stages = {"verification": verification, "difficulty": difficulty, "bins": bins}
     with tracking.stage(settings, "data_card", {"folder": str(folder)}) as tracked:
         inputs = read(folder, corpus, stages, check)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qwenlong.core.console import print_result, reported
 from qwenlong.core.errors import QwenlongError, UsageError
 from qwenlong.evaluation.printing import print_scores
+
+if TYPE_CHECKING:
+    from qwenlong.core.config import Config
 
 Name = Annotated[str, typer.Argument(metavar="BENCHMARK", help="see `qwenlong evaluate list`")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -36,7 +39,9 @@ def run(
     api_key_env: Annotated[str | None, typer.Option(help="environment variable that holds the key")] = None,
     tokenizer: Annotated[str | None, typer.Option(help="directory or id; default: the model's")] = None,
     agent: Annotated[bool, typer.Option("--agent", help="read through the memory agent")] = False,
-    concurrency: Annotated[int, typer.Option(min=1, help="items under way, for each server")] = 32,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="items under way, for each server; default: evaluation.concurrency")
+    ] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="seconds for one reply")] = 3600.0,
     retries: Annotated[int, typer.Option(min=0, help="tries after the first, with growing pauses")] = 4,
     samples: Annotated[int | None, typer.Option(min=1, help="responses an item; default: configuration, paper")] = None,
@@ -90,7 +95,7 @@ def run(
             api_key_env=api_key_env,
             tokenizer=tokenizer,
             agent=agent,
-            concurrency=concurrency,
+            concurrency=concurrency or _settings(config).evaluation.concurrency,
             timeout=timeout,
             retries=retries,
             state=state,
@@ -124,14 +129,19 @@ def run(
             typer.echo(f"note: {error}", err=True)
 
 
-def _addresses(given: list[str], config: Path | None) -> tuple[str, ...]:
-    """Return the addresses asked, each once; `service:NAME` is one of the configuration's run."""
+def _settings(config: Path | None) -> Config:
     from qwenlong.core.config import Config
-    from qwenlong.core.config.services import PREFIX, full_address
     from qwenlong.core.config_files import load
 
+    return load(config) if config is not None else Config()
+
+
+def _addresses(given: list[str], config: Path | None) -> tuple[str, ...]:
+    """Return the addresses asked, each once; `service:NAME` is one of the configuration's run."""
+    from qwenlong.core.config.services import PREFIX, full_address
+
     if any(url.startswith(PREFIX) for url in given):
-        results = (load(config) if config is not None else Config()).run.results
+        results = _settings(config).run.results
         given = [full_address(url, results) for url in given]
     return tuple(dict.fromkeys(url.rstrip("/") for url in given))
 

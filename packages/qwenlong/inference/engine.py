@@ -20,8 +20,10 @@ from qwenlong.inference import kernels
 from qwenlong.inference.cache import RoomyCache, cache_for, join
 from qwenlong.inference.sampling import Sampler, Sampling, Uniforms
 
-__all__ = ["Generation", "Generator", "Local", "Sampling", "load_generator", "load_model"]
+__all__ = ["Generation", "Generator", "Local", "Sampling", "batch_tokens", "load_generator", "load_model"]
 
+#: Rows times tokens of a batch: on CPUs, and at most on a GPU.
+_BATCH_TOKENS, _MOST_BATCH_TOKENS = 65536, 524288
 #: Share of finished rows from which a batch is compacted; below it their steps cost less than copying the cache.
 _COMPACT_SHARE = 0.15
 #: Share of the longest prompt up to which shorter ones are padded when prompts are read together.
@@ -260,13 +262,29 @@ def place(dtype: str | None, device: str | None) -> tuple[str, str]:
 
 
 def load_generator(
-    path: str | Path, dtype: str = "float32", device: str | None = None, max_batch_tokens: int = 65536
+    path: str | Path, dtype: str = "float32", device: str | None = None, max_batch_tokens: int | None = None
 ) -> tuple[Generator, Tokenizer]:
-    """Load a directory as a Generator with the ids that end its responses, and its tokenizer."""
+    """Load a directory as a Generator with the ids that end its responses, and its tokenizer.
+
+    `max_batch_tokens`: see Generator; none: what the device has room for (`batch_tokens`).
+    """
     model, tokenizer = load_model(path, dtype, device)
     ends = eos_ids(path)
     # Padding is masked, so any id does; the end token always exists.
-    return Generator(model, ends, tokenizer.eos_id, max_batch_tokens), tokenizer
+    return Generator(model, ends, tokenizer.eos_id, max_batch_tokens or batch_tokens(model)), tokenizer
+
+
+def batch_tokens(model: Any) -> int:
+    """Return how many tokens of rows a batch may have: on a GPU what a tenth of its memory holds of the cache."""
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return _BATCH_TOKENS
+    shape = model.config
+    heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
+    width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    each = 2 * shape.num_hidden_layers * heads * width * next(model.parameters()).element_size()
+    room = torch.cuda.get_device_properties(device).total_memory // 10
+    return int(max(_BATCH_TOKENS, min(_MOST_BATCH_TOKENS, room // each)))
 
 
 def _is_done(futures: Sequence[asyncio.Future[Generation]], row: int) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +32,6 @@ def prepare(config: Config, documents: Sequence[Document], work: Path) -> None:
     tokenizer.train(train_side, config.nano.vocabulary, config.base.window, work / "tokenizer")
 
 
-@contextmanager
-def deterministic() -> Iterator[None]:
-    """Choose the kernels that give the same bits on the same kind of device, within the block.
-
-    What rounding changes decides when prompts grow, so that two runs with atomic additions soon see different data.
-    """
-    import torch
-
-    # Read when cuBLAS is first used.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    chosen, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(chosen, warn_only=warns)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-
-
 def make(
     config: Config,
     documents: Sequence[Document],
@@ -74,6 +51,7 @@ def make(
 
     from qwenlong.inference import kernels
     from qwenlong.inference.engine import Generator
+    from qwenlong.training import supervised
 
     plan, seed, window = config.nano, config.run.seed, config.base.window
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -89,7 +67,7 @@ def make(
         raise DataError(f"the nano policy would have {parameters:,} parameters; keep below {MAX_PARAMETERS:,}")
     # Few experts, so computing all of them in one product is faster than gathering tokens, on a GPU too.
     policy.set_experts_implementation(kernels.EXPERTS)
-    with deterministic():
+    with supervised.deterministic():
         progress = train.train(
             policy,
             plan,

@@ -27,6 +27,7 @@ from qwenlong.core.seeds import derive
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.nano import material
 from qwenlong.nano.episodes import Teacher
+from qwenlong.training.supervised import Item, batches, loss_of
 
 #: What shows that reading has formed: the mean loss over these kinds opens the next length.
 GATE = ("copy", "reading_comprehension", "doc_multi_hop", "memory_update")
@@ -46,8 +47,6 @@ class Progress:
 
 
 _teacher: Teacher | None = None
-#: An example as workers hand it over: kind, token ids of prompt and response, tokens of the prompt.
-Item = tuple[str, "np.ndarray[Any, np.dtype[np.int32]]", int]
 
 
 def _open(path: str, tokenizer: str, seed: int, window: int, templates: Sequence[str] | None) -> None:
@@ -80,54 +79,6 @@ def teachers(
             yield lambda number, length, gives_up: pool.submit(_make, number, length, gives_up)
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def batches(items: Sequence[Item], tokens: int, rng: random.Random) -> list[list[Item]]:
-    """Return items in batches of similar length, at most `tokens` padded tokens each, in random order."""
-    ordered = sorted(items, key=lambda item: len(item[1]))
-    made: list[list[Item]] = [[]]
-    for item in ordered:
-        if made[-1] and len(item[1]) * (len(made[-1]) + 1) > tokens:
-            made.append([])
-        made[-1].append(item)
-    rng.shuffle(made)
-    return [batch for batch in made if batch]
-
-
-def loss_of(
-    model: Any, batch: Sequence[Item], prompt_weight: float, device: str
-) -> tuple[torch.Tensor, dict[str, list[float]]]:
-    """Return the loss of a batch, and the mean response loss of each example by kind (nats per token)."""
-    width = -(-max(len(ids) for _, ids, _ in batch) // 64) * 64
-    ids = np.zeros((len(batch), width), dtype=np.int64)
-    weight = np.zeros((len(batch), width), dtype=np.float32)
-    answer = np.zeros((len(batch), width), dtype=bool)
-    for row, (_, tokens, begin) in enumerate(batch):
-        ids[row, : len(tokens)] = tokens
-        # Position t predicts token t + 1.
-        weight[row, : begin - 1 : 8] = prompt_weight
-        weight[row, begin - 1 : len(tokens) - 1] = 1.0
-        answer[row, begin - 1 : len(tokens) - 1] = True
-    inputs = torch.from_numpy(ids).to(device, non_blocking=True)
-    weights = torch.from_numpy(weight).to(device, non_blocking=True)
-    cuda = device.startswith("cuda")
-    with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
-        # Padding stands on the right, where causal attention never sees it: no mask.
-        hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state
-        where = weights > 0
-        logits = model.lm_head(hidden[where])
-    every = torch.nn.functional.cross_entropy(logits.float(), inputs.roll(-1, 1)[where], reduction="none")
-    chosen = weights[where]
-    loss = (every * chosen).sum() / chosen.sum()
-    rows = torch.arange(len(batch), device=device)[:, None].expand_as(inputs)[where]
-    responses = torch.from_numpy(answer).to(device)[where]
-    sums = torch.zeros(len(batch), device=device).index_add_(0, rows[responses], every.detach()[responses])
-    counts = torch.zeros(len(batch), device=device).index_add_(0, rows[responses], torch.ones_like(every[responses]))
-    means = (sums / counts).tolist()
-    by_kind: dict[str, list[float]] = {}
-    for (kind, _, _), mean in zip(batch, means, strict=True):
-        by_kind.setdefault(kind, []).append(mean)
-    return loss, by_kind
 
 
 def train(

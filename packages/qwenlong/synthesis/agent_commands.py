@@ -149,7 +149,7 @@ def _load(config: Path, corpus: Path) -> tuple[Config, list[Any]]:
     from qwenlong.core.files import read_parquet
     from qwenlong.core.records import Document
 
-    return config_files.load(config), read_parquet(corpus / "documents.parquet", Document)
+    return config_files.load(config).for_data(), read_parquet(corpus / "documents.parquet", Document)
 
 
 def _sidecars(settings: Config, corpus: Path, files: tuple[Path, ...], section: str) -> None:

@@ -54,7 +54,7 @@ def run(
     from qwenlong.synthesis.rewrite import rewrite
     from qwenlong.synthesis.run import synthesize
 
-    settings = config_files.load(config)
+    settings = config_files.load(config).for_data()
     files = candidates or []
     # Read before anything is made: a broken line should not cost a run.
     extra = [one for path in files for one in read(path)]

@@ -37,7 +37,7 @@ def screen(
     from qwenlong.core.records import Document, Sample
     from qwenlong.synthesis.checker.check import load
 
-    settings = config_files.load(config)
+    settings = config_files.load(config).for_data()
     if out.resolve() == folder.resolve():
         raise UsageError(
             f"--out {out} is the folder that is read; give another one, or a resumed run reads its own output"

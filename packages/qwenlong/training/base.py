@@ -42,13 +42,17 @@ def make(
 ) -> dict[str, Any]:
     """Write the base model's directory (float32 safetensors, tokenizer, base.json) and return what base.json holds.
 
-    `samples` and `corpus` are what the nano model is warmed up on; other kinds do not read them. The same inputs,
+    `samples` and `corpus` are what nano-scratch, and others under `base.warmup`, are warmed up on. The same inputs,
     configuration, machine and number of threads give the same bytes.
     """
     if config.base.kind == "nano-scratch":
         model, report = _nano(config, Path(tokenizer), samples, corpus or {}, log)
     else:
         model, report = _taken(config)
+        if config.base.warmup is not None:
+            from qwenlong.training import base_warmup
+
+            report |= base_warmup.run(model, config, samples, corpus or {}, Tokenizer(tokenizer), log)
     report |= {
         "kind": config.base.kind,
         "parameters": sum(p.numel() for p in model.parameters()),

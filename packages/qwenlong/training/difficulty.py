@@ -17,8 +17,9 @@ from qwenlong.training.served import Served
 if TYPE_CHECKING:
     from qwenlong.inference.engine import Generator, Sampling
 
-#: Prompts handed to the engine at a time: enough to fill its batches, few enough to show progress.
-_PORTION = 64
+#: Prompts handed to the engine at a time: enough to fill its batches, few enough to show progress. On a GPU, whose
+#: batches are larger, one for so many tokens of a batch.
+_PORTION, _PORTION_TOKENS = 64, 1024
 
 
 def rollouts(
@@ -44,9 +45,10 @@ def rollouts(
     rewards: list[list[float]] = [[] for _ in samples]
     # Prompts of similar length share a batch.
     order = sorted(range(len(samples)), key=lambda n: (len(prompts[n]), samples[n].id))
+    size = max(_PORTION, getattr(generator, "max_batch_tokens", 0) // _PORTION_TOKENS)
     with Progress(description, total=len(samples), unit="samples") as progress:
-        for start in range(0, len(order), _PORTION):
-            portion = order[start : start + _PORTION]
+        for start in range(0, len(order), size):
+            portion = order[start : start + size]
             rows = [n for n in portion for _ in range(k)]
             seeds = [derive(seed, "rollout", samples[n].id, i) for n in portion for i in range(k)]
             results = generator.generate([prompts[n] for n in rows], [sampling] * len(rows), seeds)

@@ -201,6 +201,9 @@ def _stage(config: Path, name: str) -> Iterator[tuple[Config, Run]]:
     from qwenlong.core import config_files, processes, tracking
 
     settings = config_files.load(config)
+    if not name.startswith("score_"):
+        # What a stage trains on is the run's; all before it may be shared by runs of several seeds.
+        settings = settings.for_data()
     with processes.register(Path(settings.run.results), name), tracking.stage(settings, name, {}) as run:
         yield settings, run
 

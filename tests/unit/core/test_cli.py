@@ -39,7 +39,7 @@ def test_help_lists_every_verb_in_order() -> None:
     done = run("--help")
     assert done.returncode == 0
     positions = [done.stdout.index(f"│ {name} ") for name in cli.COMMANDS]
-    assert positions == sorted(positions) and len(positions) == 15
+    assert positions == sorted(positions) and len(positions) == 16
     assert all(entry[2] in done.stdout for entry in cli.COMMANDS.values())
 
 

@@ -281,3 +281,17 @@ def test_an_expansion_of_another_configuration_has_its_values(tmp_path):
     whole = expand(config, "rl_1", config.stage("rl_1"), paths)
     assert whole.actor_rollout_ref.actor.loss_agg_mode == "seq-mean-token-mean"
     assert whole.qwenlong.stage.truncated == "drop" and whole.qwenlong.stage.loss.kind == "gspo"
+
+
+def test_a_rollout_engine_on_a_shared_gpu_measures_nothing_and_starts_sooner():
+    def keys(**rollout):
+        engine = {"platform": "cuda", "micro_batch_tokens": 65536, "rollout": rollout}
+        return large_models.keys(Config.model_validate({"engine": engine}), prompt=100, response=20)
+
+    own = "actor_rollout_ref.rollout.engine_kwargs.vllm"
+    assert own not in keys() and "actor_rollout_ref.rollout.cudagraph_capture_sizes" not in keys()
+    chosen = keys(cache_mb=2048, graphs=(64, 8), compile=False)
+    assert chosen["actor_rollout_ref.rollout.cudagraph_capture_sizes"] == [8, 64]
+    assert chosen[own]["kv_cache_memory_bytes"] == 2 * 2**30
+    # verl reads it as JSON, and adds to it.
+    assert json.loads(chosen[own]["compilation_config"]) == {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}

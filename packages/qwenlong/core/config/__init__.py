@@ -26,6 +26,7 @@ from qwenlong.core.config.models import (
     LLMConfig,
     NanoTrainingConfig,
     ScratchConfig,
+    WarmupConfig,
 )
 from qwenlong.core.config.objectives import (
     ClipCovLoss,
@@ -114,4 +115,5 @@ __all__ = [
     "StageOverrides",
     "SynthesisConfig",
     "TrackingConfig",
+    "WarmupConfig",
 ]

@@ -21,10 +21,17 @@ class RunConfig(Section):
     """Folder of everything the run writes, relative to the project or absolute."""
     seed: Annotated[int, Field(ge=0)] = 17
     """Seed of everything random; each use derives its own from it by name."""
+    data_seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of corpus, samples, base model and the selection by it, which runs of several seeds share; none: seed."""
     grace_seconds: Annotated[float, Field(ge=0)] = 10.0
     """How long a stage may go on after SIGTERM. RL ends the step under way and saves it, if that takes no longer; all
     others end at once. Less than the scheduler leaves until SIGKILL (Slurm: KillWait, GraceTime, or --signal), with
     some seconds for the end itself. 0: RL ends at once, too."""
+
+    @property
+    def seed_of_data(self) -> int:
+        """Seed of what runs of several seeds share."""
+        return self.seed if self.data_seed is None else self.data_seed
 
 
 class TrackingConfig(Section):

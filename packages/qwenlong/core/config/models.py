@@ -103,6 +103,35 @@ class NanoTrainingConfig(Section):
     """Rows times tokens of one batch when measured."""
 
 
+class WarmupConfig(Section):
+    """Supervised warm-up of a pretrained base model on training samples, until it answers in the required format."""
+
+    steps: Annotated[int, Field(ge=1)] = 400
+    """Steps at most; the learning rate falls over them (cosine)."""
+    batch_tokens: Annotated[int, Field(ge=64)] = 65536
+    """Padded tokens per step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak learning rate."""
+    rise: Annotated[int, Field(ge=1)] = 10
+    """Steps of linear learning-rate growth."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """AdamW's weight decay of matrices."""
+    prompt_weight: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of the language-model loss at every eighth prompt token, beside the loss on responses."""
+    memory_every: Annotated[int, Field(ge=1)] = 4
+    """One sample in so many gives memory-agent turns as well."""
+    measure_every: Annotated[int, Field(ge=1)] = 20
+    """Steps between two measurements of accuracy, on training samples that the warm-up does not see."""
+    measure_samples: Annotated[int, Field(ge=1)] = 160
+    """Training samples kept for that, all tasks alike; a quarter of all at most."""
+    stop_above: Annotated[float, Field(gt=0, le=1)] = 0.35
+    """Accuracy there at which the warm-up ends: enough for groups with right and wrong answers, and room to learn."""
+    expected: tuple[float, float] = (0.1, 0.6)
+    """Accuracy within which the base model is to lie; outside, base.json says so and a warning is printed."""
+    save_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds between two states from which an interrupted warm-up goes on."""
+
+
 class BaseConfig(Section):
     """The base model: a setting, any causal model works in its place."""
 
@@ -117,11 +146,15 @@ class BaseConfig(Section):
     """Window of the model in tokens, prompt and response."""
     scratch: ScratchConfig = ScratchConfig()
     """For kind nano-scratch."""
+    warmup: WarmupConfig | None = None
+    """Supervised warm-up of the model taken, for all kinds but nano-scratch, which has its own; none: as it comes."""
 
     @model_validator(mode="after")
     def _has_path(self) -> BaseConfig:
         if self.kind == "hf" and not self.path:
             raise ValueError("kind hf needs path: a Hugging Face directory or id")
+        if self.kind == "nano-scratch" and self.warmup is not None:
+            raise ValueError("kind nano-scratch is warmed up by base.scratch; leave base.warmup out")
         return self
 
 
@@ -244,6 +277,9 @@ class EvaluationConfig(Section):
     """Nucleus sampling."""
     samples: Annotated[int, Field(ge=1)] | None = None
     """Responses per item; none: as many as the paper asks of the benchmark (32 of AIME, 1 of most)."""
+    concurrency: Annotated[int, Field(ge=1)] = 32
+    """Items under way for each server; a model that the job loads is asked in blocks of so many. No response depends on
+    it."""
     benchmarks: tuple[str, ...] = ("heldout",)
     """Benchmarks run full-context on every checkpoint."""
     agent_benchmarks: tuple[str, ...] = ("heldout_long",)

@@ -50,6 +50,15 @@ class RolloutConfig(Section):
     """Tokens per forward pass of vLLM: chunk of a prompt, or all running responses."""
     max_sequences: Annotated[int, Field(ge=1)] = 256
     """Responses that run at once per replica."""
+    agent_workers: Annotated[int, Field(ge=1)] = 8
+    """Processes per machine that ask for rollouts and score them; each imports verl at a stage's start."""
+    cache_mb: Annotated[int, Field(ge=64)] | None = None
+    """Size of the cache of keys and values, in MB; none: what gpu_memory_utilization leaves, as vLLM measures it. Set
+    it where other processes use the same GPU: what they take or give back meanwhile upsets the measurement."""
+    graphs: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Batch sizes for which CUDA graphs are captured; none: vLLM's own list. Few sizes start sooner."""
+    compile: bool = True
+    """False: no torch.compile, CUDA graphs of decoding alone. Starts sooner, and is a little slower afterwards."""
     chunked_prefill: bool = True
     """Long prompts are read in chunks between decoding steps; off, max_batched_tokens must hold a whole prompt."""
     prefix_caching: bool = True

@@ -206,6 +206,10 @@ class Config(Section):
                 )
         return self
 
+    def for_data(self) -> Config:
+        """Return the configuration with `run.data_seed` as its seed: that of all before the first RL stage's data."""
+        return self.model_copy(update={"run": self.run.model_copy(update={"seed": self.run.seed_of_data})})
+
     def stage(self, name: str) -> StageConfig:
         """Return the stage with `training`'s values where it sets none. Raises ValueError for an unknown stage."""
         if name not in RL_STAGES:

@@ -66,6 +66,15 @@ def keys(config: Config, *, prompt: int, response: int) -> dict[str, Any]:
             f"{_ROLLOUT}.enable_prefix_caching": rollout.prefix_caching,
             f"{_ROLLOUT}.expert_parallel_size": engine.tensor_parallel if rollout.expert_parallel else 1,
         }
+        if rollout.graphs:
+            values[f"{_ROLLOUT}.cudagraph_capture_sizes"] = sorted(rollout.graphs)
+        own: dict[str, Any] = {}
+        if rollout.cache_mb is not None:
+            own["kv_cache_memory_bytes"] = rollout.cache_mb * 2**20
+        if not rollout.compile:
+            own["compilation_config"] = json.dumps({"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"})
+        if own:
+            values[f"{_ROLLOUT}.engine_kwargs.vllm"] = own
     return values
 
 

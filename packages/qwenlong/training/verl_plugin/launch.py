@@ -138,7 +138,7 @@ def overrides(
         f"{rollout}.free_cache_engine": engine.release_rollout_memory and not cpu,
         f"{rollout}.log_prob_use_dynamic_bsz": True,
         f"{rollout}.log_prob_max_token_len_per_gpu": micro,
-        f"{rollout}.agent.num_workers": 1 if cpu else engine.nodes * 8,
+        f"{rollout}.agent.num_workers": 1 if cpu else engine.nodes * engine.rollout.agent_workers,
         f"{rollout}.agent.default_agent_loop": "qwenlong_memory" if memory is not None else "qwenlong_single",
         "algorithm.adv_estimator": "grpo",
         "algorithm.use_kl_in_reward": False,

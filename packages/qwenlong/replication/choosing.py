@@ -1,0 +1,130 @@
+"""What of a results folder travels, the most needed first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwenlong.core.config import MODELS, PARENTS, Config
+from qwenlong.core.config.merging import MERGED_MODELS
+from qwenlong.replication.plan import FOLDER
+
+#: Patterns below a results folder, in three tiers: results, what later stages read, what explains. The corpus stays:
+#: what samples use of it lies beside them.
+TIERS: tuple[tuple[str, ...], ...] = (
+    (
+        f"{FOLDER}/**/*",
+        "state/configs/*.yaml",
+        "evaluation/*/*/*.json*",
+        "ablations/*/evaluation/*/*.json*",
+        "stages/*/policy/*.json*",
+        "stages/*/policy/.snakemake_timestamp",
+        "stages/*/score/*.json",
+        "ablations/*/policy/*.json*",
+        "ablations/*/policy/.snakemake_timestamp",
+        "models/*/*.json",
+        "models/*/*.jinja",
+        "models/*/.snakemake_timestamp",
+        "ablations/*/model/*.json",
+        "ablations/*/model/*.jinja",
+        "ablations/*/model/.snakemake_timestamp",
+        "corpus/*.json",
+        "synthesis/*.json",
+        "verification/*.json",
+        "difficulty/*.json",
+        "bins/*.json",
+        "tables/**/*",
+        "audit/**/*",
+    ),
+    (
+        "tokenizer/*",
+        "tokenizer/.snakemake_timestamp",
+        "synthesis/*.parquet",
+        "verification/*.parquet",
+        "difficulty/*.parquet",
+        "bins/*.parquet",
+        "stages/*/score/*.parquet",
+    ),
+    (
+        "stages/*/policy/*.parquet",
+        "ablations/*/policy/*.parquet",
+        "benchmarks/**/*.tsv",
+        "logs/**/*.log",
+        "mlflow.db",
+        "data_card/*",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights and the model that it is packed against, if any."""
+
+    file: Path
+    reference: Path | None
+    needed: bool
+    """Whether something that is still to be made reads it."""
+
+
+def records(results: Path, tier: int) -> Iterator[Path]:
+    """Yield the files of a tier, sorted; each once."""
+    found: set[Path] = set()
+    for pattern in TIERS[tier]:
+        found |= {file for file in results.glob(pattern) if file.is_file() and not _temporary(file)}
+    for earlier in range(tier):
+        for pattern in TIERS[earlier]:
+            found -= set(results.glob(pattern))
+    # A policy whose model is not there yet is made again elsewhere: its shards do not travel.
+    yield from sorted(file for file in found if not _unconverted(results, file))
+
+
+def _temporary(file: Path) -> bool:
+    return file.name.endswith((".lock", "-wal", "-shm")) or file.name == ".lock" or ".partial" in file.name
+
+
+def _unconverted(results: Path, file: Path) -> bool:
+    parts = file.relative_to(results).parts
+    if "policy" not in parts[2:3]:
+        return False
+    kind, name = parts[0], parts[1]
+    model = results / ("models" if kind == "stages" else "ablations") / name
+    model = model if kind == "stages" else model / "model"
+    # What is read by people still comes: only what makes the folder count as whole is left out.
+    return not model.is_dir() and file.name == ".snakemake_timestamp"
+
+
+def weights(results: Path, config: Config) -> list[Weights]:
+    """Return the weights of a results folder, those that something still reads first, then the newest."""
+    shipped = Path(config.base.path or "models/nano") / "model.safetensors"
+    base = results / "models" / "base" / "model.safetensors"
+    found = []
+    for file in [*results.glob("models/*/model.safetensors"), *results.glob("ablations/*/model/model.safetensors")]:
+        if config.base.kind == "nano":
+            reference: Path | None = shipped
+        else:
+            reference = base if base.is_file() and file != base else None
+        found.append(Weights(file, reference, _needed(results, config, file)))
+    return sorted(found, key=lambda one: (not one.needed, -one.file.stat().st_mtime, str(one.file)))
+
+
+def _needed(results: Path, config: Config, file: Path) -> bool:
+    folder = file.parent
+    if folder.name == "model":
+        wanted = [folder.parent / "evaluation" / benchmark for benchmark in config.evaluation.benchmarks]
+    else:
+        name = folder.name
+        children = [stage for stage, parent in PARENTS.items() if parent == name]
+        if name in MERGED_MODELS or name == config.merge.base:
+            children.append("sce_merge")
+        if any(not (results / "models" / child).is_dir() for child in children if child in MODELS):
+            return True
+        wanted = [results / "evaluation" / name / benchmark for benchmark in config.evaluation.benchmarks]
+        if name != "naive_grpo":
+            wanted += [results / "evaluation" / name / benchmark for benchmark in config.evaluation.agent_benchmarks]
+        if name == "base" and any(
+            not (results / "ablations" / str(getattr(row, "name", row)) / "model").is_dir()
+            for row in config.ablations.rows
+        ):
+            return True
+    return any(not (folder / "predictions.jsonl").is_file() for folder in wanted)

@@ -1,0 +1,282 @@
+"""Results in a few files of bounded size, and back: tar files of pieces with digests, beside a list of what is in them.
+
+What is small travels first; weights follow while there is room. Nothing that is left out is left out silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from qwenlong.core.errors import DataError
+from qwenlong.core.files import atomic_file, read_json, sha256_file, write_json
+from qwenlong.core.provenance import git_commit
+from qwenlong.replication import choosing, tensors
+from qwenlong.replication.plan import Run
+
+#: Bytes of a piece, and pieces at most: files of 16 MiB, 64 MiB together with the list.
+PIECE, PIECES = 16 * 2**20 - 2**18, 4
+#: The list of what was packed, beside the parts; and where unpacking notes what came from elsewhere.
+LIST, KNOWN = "pack.json", Path("results/replication/known.json")
+#: Weights larger than this are not tried: they would not fit.
+_LARGEST = 128 * 2**20
+#: Bytes of records that are packed together: what has no room is left out in such groups.
+_GROUP = 4 * 2**20
+_LEVEL = 9
+
+
+def pack(
+    runs: Sequence[Run], out: Path, *, everything: bool = False, unfinished: bool = False, weights: bool = True
+) -> dict[str, Any]:
+    """Write the records of runs, and weights while there is room, into `out`; return the list that pack.json holds.
+
+    `everything`: files that were unpacked here, too; `unfinished`: of complete runs only the mark. Weights that
+    something still reads come before tables and logs, others after them. An earlier pack in `out` is replaced.
+    """
+    known: dict[str, str] = {} if everything or not KNOWN.is_file() else read_json(KNOWN)
+    box = _Box(known, PIECE * PIECES)
+    folders = _folders(runs, unfinished)
+    marks = [mark for run in runs if not folders[run.results] and (mark := run.mark).is_file()]
+    travel = [folder for folder, whole in folders.items() if whole]
+    models = list(_weights(runs, folders)) if weights else []
+    for tier in range(len(choosing.TIERS)):
+        if tier == len(choosing.TIERS) - 1:
+            box.add_weights(one for one in models if one.needed)
+        chosen = [file for folder in travel for file in choosing.records(folder, tier)]
+        box.add_records(chosen + (marks if tier == 0 else []), f"records-{tier}")
+    box.add_weights(one for one in models if not one.needed)
+    return _write(out, box, runs)
+
+
+class _Box:
+    """What goes into a pack, in order, as far as there is room."""
+
+    def __init__(self, known: dict[str, str], room: int) -> None:
+        self.known, self.room = known, room
+        self.blobs: list[dict[str, Any]] = []
+        self.files: dict[str, str] = {}
+        self.omitted: list[str] = []
+
+    def add_records(self, files: Iterable[Path], name: str) -> None:
+        """Add files that did not come from elsewhere, some MiB at a time."""
+        group: list[tuple[Path, bytes]] = []
+        for file in files:
+            data = file.read_bytes()
+            if self.known.get(str(file)) == hashlib.sha256(data).hexdigest():
+                continue
+            if group and sum(len(other) for _, other in group) + len(data) > _GROUP:
+                self._add(group, name)
+                group = []
+            group.append((file, data))
+        if group:
+            self._add(group, name)
+
+    def _add(self, group: Sequence[tuple[Path, bytes]], name: str) -> None:
+        digests = {str(file): hashlib.sha256(data).hexdigest() for file, data in group}
+        self._put(_archive(group), {"kind": "records", "name": name}, digests)
+
+    def add_weights(self, models: Iterable[choosing.Weights]) -> None:
+        """Add weights that did not come from elsewhere and are small enough."""
+        for one in models:
+            digest = sha256_file(one.file)
+            if self.known.get(str(one.file)) == digest:
+                continue
+            if one.file.stat().st_size > _LARGEST:
+                self.omitted.append(str(one.file))
+                continue
+            reference = str(one.reference) if one.reference is not None else None
+            entry: dict[str, Any] = {
+                "kind": "weights",
+                "name": str(one.file),
+                "reference": reference,
+                "needed": one.needed,
+            }
+            entry["mtime"] = one.file.stat().st_mtime
+            self._put(tensors.encode(one.file, one.reference), entry, {str(one.file): digest})
+
+    def _put(self, blob: bytes, entry: dict[str, Any], files: dict[str, str]) -> None:
+        if len(blob) > self.room:
+            self.omitted += files
+            return
+        self.room -= len(blob)
+        self.blobs.append(entry | {"bytes": blob})
+        self.files |= files
+
+
+def _folders(runs: Sequence[Run], unfinished: bool) -> dict[Path, bool]:
+    """Return results folders, and whether their files travel; a folder that others take their data from does."""
+    open_ones = {folder for run in runs if not run.complete() for folder in (run.results, run.data)}
+    every = {folder: None for run in runs for folder in (run.data, run.results) if folder.is_dir()}
+    return {folder: not unfinished or folder in open_ones for folder in every} | {
+        run.results: False for run in runs if not run.results.is_dir()
+    }
+
+
+def _weights(runs: Sequence[Run], folders: dict[Path, bool]) -> Iterable[choosing.Weights]:
+    found: dict[Path, choosing.Weights] = {}
+    for run in runs:
+        for folder in (run.data, run.results):
+            if folders.get(folder):
+                found |= {one.file: one for one in choosing.weights(folder, run.config)}
+    # What others are packed against comes first: unpacking goes in this order.
+    return sorted(
+        found.values(),
+        key=lambda one: (one.reference is not None, not one.needed, -one.file.stat().st_mtime, str(one.file)),
+    )
+
+
+def _archive(files: Iterable[tuple[Path, bytes]]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for file, data in files:
+            entry = tarfile.TarInfo(file.as_posix())
+            entry.size, entry.mtime, entry.mode = len(data), file.stat().st_mtime, 0o644
+            archive.addfile(entry, io.BytesIO(data))
+    raw = stream.getvalue()
+    packed = pa.Codec("zstd", compression_level=_LEVEL).compress(raw, asbytes=True)
+    return len(raw).to_bytes(8, "little") + packed
+
+
+def _write(out: Path, box: _Box, runs: Sequence[Run]) -> dict[str, Any]:
+    blobs = box.blobs
+    whole = b"".join(blob["bytes"] for blob in blobs)
+    about = [
+        {key: value for key, value in blob.items() if key != "bytes"}
+        | {"size": len(blob["bytes"]), "sha256": hashlib.sha256(blob["bytes"]).hexdigest()}
+        for blob in blobs
+    ]
+    identity = hashlib.sha256(whole).hexdigest()[:16]
+    pieces = [whole[start : start + PIECE] for start in range(0, len(whole), PIECE)]
+    out.mkdir(parents=True, exist_ok=True)
+    for old in [*out.glob("part-*.tar"), out / LIST]:
+        old.unlink(missing_ok=True)
+    for number, piece in enumerate(pieces, 1):
+        head = {"id": identity, "number": number, "of": len(pieces), "blobs": about}
+        head["sha256"] = hashlib.sha256(piece).hexdigest()
+        with atomic_file(out / f"part-{number}-of-{len(pieces)}.tar") as partial, tarfile.open(partial, "w") as archive:
+            for name, data in (("part.json", json.dumps(head, sort_keys=True).encode()), ("piece", piece)):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    listed = {
+        "id": identity,
+        "parts": len(pieces),
+        "bytes": len(whole),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git_commit(),
+        "runs": {run.name: run.complete() for run in runs},
+        "files": box.files,
+        "omitted": box.omitted,
+    }
+    write_json(out / LIST, listed)
+    return listed
+
+
+def unpack(sources: Sequence[Path], *, remember: bool = True) -> dict[str, Any]:
+    """Put the files of a pack back in their places below the working directory; return how many, and what.
+
+    `sources` are parts, or folders of parts of one pack. Everything is checked before anything is written. Times keep
+    their order but lie in the present, so that no file of a fresh checkout is newer. `remember`: note the files, so
+    that the next `pack` here leaves them out. Raises DataError where parts are missing or damaged.
+    """
+    whole, blobs = _joined(sources)
+    written: dict[str, float] = {}
+    same: list[str] = []
+    at = 0
+    for blob in blobs:
+        data = whole[at : at + blob["size"]]
+        at += blob["size"]
+        if hashlib.sha256(data).hexdigest() != blob["sha256"]:
+            raise DataError(f"{blob['name']} in the pack is damaged; copy the parts again")
+    at = 0
+    for blob in blobs:
+        data = whole[at : at + blob["size"]]
+        at += blob["size"]
+        if blob["kind"] == "records":
+            here, there = _restored(data)
+            written |= here
+            same += there
+        else:
+            target = _inside(blob["name"])
+            tensors.decode(data, target, Path(blob["reference"]) if blob["reference"] is not None else None)
+            written[str(target)] = blob["mtime"]
+    _order(written)
+    if remember:
+        earlier = read_json(KNOWN) if KNOWN.is_file() else {}
+        write_json(KNOWN, earlier | {name: sha256_file(name) for name in [*written, *same]})
+    return {"files": len(written), "weights": [b["name"] for b in blobs if b["kind"] == "weights"]}
+
+
+def _joined(sources: Sequence[Path]) -> tuple[bytes, list[dict[str, Any]]]:
+    parts: dict[int, bytes] = {}
+    heads: dict[str, dict[str, Any]] = {}
+    files = [
+        file for source in sources for file in (sorted(source.glob("part-*.tar")) if source.is_dir() else [source])
+    ]
+    if not files:
+        raise DataError(f"no part-*.tar in {', '.join(map(str, sources))}; name the folder that `pack` wrote")
+    for file in files:
+        try:
+            with tarfile.open(file) as archive:
+                read = [archive.extractfile(name) for name in ("part.json", "piece")]
+                head, piece = json.loads(read[0].read()), read[1].read()  # type: ignore[union-attr]
+        except (tarfile.TarError, KeyError, ValueError, AttributeError, OSError) as error:
+            raise DataError(f"{file} is no part of a pack ({error}); copy it again") from error
+        if hashlib.sha256(piece).hexdigest() != head["sha256"]:
+            raise DataError(f"{file} is damaged; copy it again")
+        heads[head["id"]] = head
+        parts[head["number"]] = piece
+    if len(heads) > 1:
+        raise DataError(f"parts of {len(heads)} packs ({', '.join(sorted(heads))}); unpack one after the other")
+    head = next(iter(heads.values()))
+    missing = sorted(set(range(1, head["of"] + 1)) - parts.keys())
+    if missing:
+        raise DataError(f"part {missing[0]} of {head['of']} is missing; copy it, too")
+    return b"".join(parts[number] for number in sorted(parts)), head["blobs"]
+
+
+def _inside(name: str) -> Path:
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise DataError(f"{name!r} in the pack leaves the working directory; it was not made by `qwenlong replicate`")
+    return path
+
+
+def _restored(blob: bytes) -> tuple[dict[str, float], list[str]]:
+    """Write an archive's files; return those written with their times, and those that were the same already."""
+    raw = pa.decompress(blob[8:], int.from_bytes(blob[:8], "little"), "zstd", asbytes=True)
+    written: dict[str, float] = {}
+    same: list[str] = []
+    with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+        for entry in archive:
+            stream = archive.extractfile(entry) if entry.isfile() else None
+            if stream is None:
+                continue
+            target, data = _inside(entry.name), stream.read()
+            if target.is_file() and target.read_bytes() == data:
+                same.append(str(target))
+                continue
+            with atomic_file(target) as partial:
+                partial.write_bytes(data)
+            written[str(target)] = float(entry.mtime)
+    return written, same
+
+
+def _order(written: dict[str, float]) -> None:
+    """Give files times of the present in the order of their own."""
+    now, step = time.time(), 0.002
+    ranks = {mtime: rank for rank, mtime in enumerate(sorted(set(written.values())))}
+    for name, mtime in written.items():
+        # Seconds back, so that none lies in the future.
+        moment = now - (len(ranks) - ranks[mtime]) * step
+        os.utime(name, (moment, moment))

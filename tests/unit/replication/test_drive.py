@@ -1,0 +1,124 @@
+"""Going through a plan: order, what is complete, shared data, the limit, and no process left behind."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from qwenlong.core.errors import ConfigError
+from qwenlong.core.files import read_json, write_json, write_text
+from qwenlong.replication import drive, plan
+
+CONFIG = "run: {name: small, results: results/small, seed: 17, data_seed: 17, grace_seconds: 1}\n"
+#: Stands in for Snakemake: writes what a run is asked for.
+MAKES = "import sys; from qwenlong.core.files import write_text; write_text(sys.argv[1], '{}')"
+#: A command that does not listen, and a child in a session of its own, as Ray's daemons are.
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
+time.sleep(300)
+"""
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[plan.Run]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(drive, "_POLL", 0.02)
+    monkeypatch.setattr(drive, "_ENDING", 1.0)
+    write_text("c.yaml", CONFIG)
+    write_text("plan.yaml", "runs: [{name: one, config: c.yaml, seeds: [18, 17], targets: ['{results}/out.json']}]")
+    return plan.load("plan.yaml")
+
+
+def test_a_run_is_a_command_of_the_workflow(runs: list[plan.Run]) -> None:
+    words = drive.command(runs[0], 4, shared=False)
+    assert words[1:3] == ["-m", "snakemake"] and words[-1] == "results/small/seed_18/out.json"
+    assert "run={seed: 18, results: results/small/seed_18}" in words and "c.yaml" in words
+    assert drive.command(runs[0], 4, shared=True)[-1] == "results/small/seed_17/bins/bins.json"
+    assert "run={seed: 17, results: results/small/seed_17}" in drive.command(runs[0], 4, shared=True)
+
+
+def test_shared_data_come_first_and_what_is_complete_is_skipped(
+    runs: list[plan.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def command(run: plan.Run, cores: int, shared: bool) -> list[str]:
+        target = str(run.data / "bins/bins.json") if shared else run.targets[0]
+        asked.append(target)
+        return [sys.executable, "-c", MAKES, target]
+
+    monkeypatch.setattr(drive, "command", command)
+    outcomes = drive.drive(runs, seconds=60, cores=2, least=0.1)
+    assert {o.name: o.state for o in outcomes} == {"one-18": "complete", "one-17": "complete"}
+    begun = list(dict.fromkeys(asked))
+    assert begun == [f"results/small/seed_{n}" for n in ("17/bins/bins.json", "18/out.json", "17/out.json")]
+    assert Path("results/small/seed_18/bins/bins.json").is_file()
+    asked.clear()
+    assert {o.state for o in drive.drive(runs, seconds=60, cores=2)} == {"complete"} and not asked
+    attempts = [read_json(file) for file in sorted(Path("results/small").rglob("attempts/*.json"))]
+    assert [a["shared_data"] for a in attempts].count(True) == 1 and all(a["code"] == 0 for a in attempts)
+
+
+def test_a_run_that_fails_does_not_hold_up_the_next(runs: list[plan.Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json("results/small/seed_17/bins/bins.json", {})
+    codes = {"one-18": 1, "one-17": 0}
+    monkeypatch.setattr(
+        drive, "command", lambda run, cores, shared: [sys.executable, "-c", f"raise SystemExit({codes[run.name]})"]
+    )
+    outcomes = drive.drive(runs, seconds=60, cores=2, least=0.1)
+    assert {o.name: o.state for o in outcomes} == {"one-18": "failed", "one-17": "complete"}
+    assert [run.complete() for run in runs] == [False, True]
+
+
+def test_the_limit_holds_and_nothing_is_left_running(runs: list[plan.Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json("results/small/seed_17/bins/bins.json", {})
+    monkeypatch.setattr(drive, "command", lambda run, cores, shared: [sys.executable, "-c", STUBBORN])
+    found: list[psutil.Process] = []
+    real = drive._killed
+
+    def killed(one: drive.Active, environment: str) -> drive.Outcome:
+        found.extend([psutil.Process(one.process.pid), *one.seen.values()])
+        return real(one, environment)
+
+    monkeypatch.setattr(drive, "_killed", killed)
+    began = time.monotonic()
+    outcomes = drive.drive(runs, seconds=5, cores=2, at_once=1, least=0.1)
+    assert time.monotonic() - began < 8
+    assert {o.name: o.state for o in outcomes} == {"one-18": "stopped", "one-17": "waiting"}
+    assert len(found) == 2
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in found)
+
+
+def test_two_runs_at_a_time_never_share_a_folder(runs: list[plan.Run]) -> None:
+    write_json("results/small/seed_17/bins/bins.json", {})
+    again = plan.Run("two-18", "c.yaml", 18, runs[0].results, ("evaluate",), runs[0].config)
+    assert [run.name for run in drive._next([runs[0], again, runs[1]], [], 3)] == ["one-18", "one-17"]
+
+
+def test_a_plan_with_a_fault_is_refused(runs: list[plan.Run]) -> None:
+    write_text("bad.yaml", "runs: [{name: one, config: c.yaml, seed: [1], targets: [all]}]")
+    with pytest.raises(ConfigError, match="seed"):
+        plan.load("bad.yaml")
+    twice = "{name: one, config: c.yaml, targets: [all]}"
+    write_text("bad.yaml", f"runs: [{twice}, {twice}]")
+    with pytest.raises(ConfigError, match="twice"):
+        plan.load("bad.yaml")
+
+
+def test_the_shipped_plan_asks_for_what_its_configurations_have(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    planned = plan.load("configs/plans/h200.yaml")
+    assert len({run.name for run in planned}) == len(planned)
+    for run in planned:
+        rows = {row.name for row in run.config.ablations.rows if not isinstance(row, str)}
+        for target in run.targets:
+            assert target == "evaluate" or Path(target).parts[4] in rows
+        # Seeds share their data; stages, whose seed is the run's, do not.
+        assert run.data == Path(run.config.run.results).parent / "seed_17"
+    assert planned[0].name == "nano_stages-17"
