@@ -217,6 +217,8 @@ def environment() -> dict[str, Any]:
     """Return what results may depend on: packages, devices, code."""
     packages = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions() if one.metadata["Name"]}
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        query += ["--id", visible]  # it lists all otherwise
     gpus: list[str] = []
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         gpus = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.split("\n")

@@ -109,5 +109,7 @@ def load(path: str | Path) -> list[Run]:
             name = f"{planned.name}-{seed}"
             if any(one.name == name and one.results == results for one in runs):
                 raise ConfigError(f"{file}: {planned.name} with seed {seed} stands there twice; give it another name")
-            runs.append(Run(name, planned.config, seed, results, targets, config.model_copy(update={"run": run}), first))
+            runs.append(
+                Run(name, planned.config, seed, results, targets, config.model_copy(update={"run": run}), first)
+            )
     return runs
