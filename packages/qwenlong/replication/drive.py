@@ -70,11 +70,10 @@ def command(run: Run, cores: int, shared: bool) -> list[str]:
     seed = run.config.run.seed_of_data
     overrides = f"run={{seed: {seed}, results: {run.data}}}" if shared else run.overrides
     targets = [str(run.data / share.LAST)] if shared else list(run.targets)
-    first = ["--prioritize", *run.first] if run.first and not shared else []
     return [
         sys.executable, "-m", "snakemake", "--cores", str(cores), "--keep-going", "--nocolor",
         # What is there was made by the code that its sidecar names: another commit does not make it anew.
-        "--rerun-triggers", "mtime", *first, "--configfile", run.file, "--config", overrides, "--", *targets,
+        "--rerun-triggers", "mtime", "--configfile", run.file, "--config", overrides, "--", *targets,
     ]  # fmt: skip
 
 

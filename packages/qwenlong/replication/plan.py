@@ -32,8 +32,6 @@ class PlannedRun(Section):
     """Values of run.seed, each with a results folder of its own: <run.results>/seed_<seed>."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)]
     """Targets of the workflow; {results} is the results folder."""
-    first: tuple[str, ...] = ()
-    """Targets whose jobs, and what those wait for, begin before others when cores are free."""
 
 
 class PlanFile(Section):
@@ -53,7 +51,6 @@ class Run:
     results: Path
     targets: tuple[str, ...]
     config: Config
-    first: tuple[str, ...] = ()
 
     @property
     def overrides(self) -> str:
@@ -102,14 +99,9 @@ def load(path: str | Path) -> list[Run]:
         for seed in planned.seeds:
             results = Path(config.run.results) / f"seed_{seed}"
             run = config.run.model_copy(update={"seed": seed, "results": str(results)})
-            targets, first = (
-                tuple(target.replace("{results}", str(results)) for target in listed)
-                for listed in (planned.targets, planned.first)
-            )
+            targets = tuple(target.replace("{results}", str(results)) for target in planned.targets)
             name = f"{planned.name}-{seed}"
             if any(one.name == name and one.results == results for one in runs):
                 raise ConfigError(f"{file}: {planned.name} with seed {seed} stands there twice; give it another name")
-            runs.append(
-                Run(name, planned.config, seed, results, targets, config.model_copy(update={"run": run}), first)
-            )
+            runs.append(Run(name, planned.config, seed, results, targets, config.model_copy(update={"run": run})))
     return runs

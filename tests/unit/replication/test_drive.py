@@ -43,15 +43,6 @@ def test_a_run_is_a_command_of_the_workflow(runs: list[plan.Run]) -> None:
     assert "run={seed: 17, results: results/small/seed_17}" in drive.command(runs[0], 4, shared=True)
 
 
-def test_what_is_wanted_first_is_prioritised(runs: list[plan.Run]) -> None:
-    assert "--prioritize" not in drive.command(runs[0], 4, shared=False)
-    planned = "{name: one, config: c.yaml, targets: ['{results}/a', '{results}/b'], first: ['{results}/b']}"
-    write_text("plan.yaml", f"runs: [{planned}]")
-    words = drive.command(plan.load("plan.yaml")[0], 4, shared=False)
-    at = words.index("--prioritize")
-    assert words[at + 1] == "results/small/seed_17/b" and words[at + 2].startswith("--")
-
-
 def test_shared_data_come_first_and_what_is_complete_is_skipped(
     runs: list[plan.Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
