@@ -11,18 +11,24 @@ from qwenlong.core.config import DivergenceConfig
 from qwenlong.core.errors import QwenlongError
 
 #: Metrics that are read, by what they measure.
-REWARD, ENTROPY, GRADIENT, TRUNCATED, LOSS = (
+REWARD, ENTROPY, GRADIENT, TRUNCATED, LOSS, CORRELATION, GAP = (
     "reward/mean",
     "aepo/entropy",
     "actor/grad_norm",
     "rollout/truncated_share",
     "actor/pg_loss",
+    "training/rollout_actor_probs_pearson_corr",
+    "training/rollout_probs_diff_mean",
 )
+#: Mean difference of probabilities below which their correlation says nothing: a policy that is sure of all it says.
+_LEAST_GAP = 0.005
 _REMEDY = {
     "nonfinite": "lower training.learning_rate or training.max_grad_norm, or compute in engine.dtype float32",
     "reward": "lower training.learning_rate, narrow the AEPO band, or loosen training.divergence.reward_share",
     "entropy": "lower training.learning_rate or aepo.high, or loosen training.divergence.entropy_multiple",
     "grad_norm": "lower training.learning_rate, or raise training.divergence.grad_norm",
+    "rollout": "run the same command; where it comes back, look for what else gives weights to the rollout engine on "
+    "this machine, or loosen training.divergence.rollout_correlation for a rollout engine of low precision",
     "truncated": "raise max_output_tokens, set training.truncated to zero_reward, or loosen "
     "training.divergence.truncated_share",
 }
@@ -72,6 +78,7 @@ class Detector:
                 if value is not None and not math.isfinite(value):
                     return Verdict("nonfinite", step, step, f"{name} = {value}; nothing finite can be learnt from here")
         verdicts = [
+            self._rollout(step, metrics),
             self._reward(step, metrics),
             self._entropy(step, metrics),
             self._gradient(step, metrics),
@@ -109,6 +116,16 @@ class Detector:
         if steps < self.config.patience:
             return None
         return Verdict(rule, step, since, f"{text}, for {steps} steps (patience {self.config.patience})")
+
+    def _rollout(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
+        value, gap, bound = metrics.get(CORRELATION), metrics.get(GAP), self.config.rollout_correlation
+        if value is None or gap is None or bound is None or not (value < bound and gap > _LEAST_GAP):
+            return None
+        text = (
+            f"rollouts are not the policy's: probabilities of their tokens there and here correlate by {value:.4g}, "
+            f"below rollout_correlation {bound}, and differ by {gap:.2g} on average"
+        )
+        return Verdict("rollout", step, step, text)
 
     def _reward(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
         mean, share = self._mean(REWARD, metrics), self.config.reward_share

@@ -48,6 +48,25 @@ def test_a_value_that_is_not_finite_stops_at_once(key, value):
     assert run(off, [*HEALTHY, metrics(**{key: math.nan})]) is None
 
 
+def rollouts(correlation, gap):
+    return metrics() | {
+        "training/rollout_actor_probs_pearson_corr": correlation,
+        "training/rollout_probs_diff_mean": gap,
+    }
+
+
+def test_rollouts_of_other_weights_stop_at_once():
+    # Measured: one step whose rollouts came from another run's weights, among steps of its own.
+    own, others = rollouts(0.9998, 0.0009), rollouts(0.9443, 0.0136)
+    verdict = run(Detector(DivergenceConfig()), [own, own, others, own])
+    assert (verdict.rule, verdict.step, verdict.since) == ("rollout", 3, 3)
+    assert "0.9443" in verdict.text and "0.014" in verdict.text and verdict.remedy
+    assert run(Detector(DivergenceConfig()), [rollouts(0.9949, 0.0043)] * 3) is None
+    assert run(Detector(DivergenceConfig()), [rollouts(0.5, 0.001)] * 3) is None  # sure of every token
+    assert run(Detector(DivergenceConfig(rollout_correlation=None)), [others] * 3) is None
+    assert run(Detector(DivergenceConfig()), [others]).step == 1
+
+
 @pytest.mark.parametrize(
     ("rule", "bad", "since", "spell"),
     [

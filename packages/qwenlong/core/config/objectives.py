@@ -83,6 +83,9 @@ class DivergenceConfig(Section):
 
     nonfinite: bool = True
     """Stop at once when loss, gradient norm or an entropy is NaN or infinite; the weights are lost from then on."""
+    rollout_correlation: Annotated[float, Field(ge=0, lt=1)] | None = 0.97
+    """Stop at once when the probabilities of the rollouts' tokens, the rollout engine's and the policy's, correlate by
+    less: it has other weights than the policy. Healthy runs in bfloat16 stayed above 0.99."""
     window: Annotated[int, Field(ge=1)] = 5
     """Steps over which reward, entropy and truncated share are averaged; also the first steps that make the start."""
     patience: Annotated[int, Field(ge=1)] = 10

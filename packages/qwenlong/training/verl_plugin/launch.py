@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from qwenlong.core.seeds import derive
 from qwenlong.core.tracking import flatten
 from qwenlong.training import rollout_log, similarity
 from qwenlong.training.divergence import Diverged
-from qwenlong.training.verl_plugin import large_models
+from qwenlong.training.verl_plugin import large_models, weight_address
 from qwenlong.training.verl_plugin.checkpoint import METRICS, latest, step_of
 from qwenlong.training.verl_plugin.objective import loss_keys
 from qwenlong.training.verl_plugin.preemption import WATCH, Preempted
@@ -353,6 +354,7 @@ def _run(config: Any, variables: dict[str, str], grace: float) -> None:
     given: Any = OmegaConf.to_container(config.ray_kwargs.ray_init)
     init: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     variables = variables | {"TRANSFER_QUEUE_ENABLE": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    variables[weight_address.TOKEN] = secrets.token_hex(8)
     init["runtime_env"] = {"env_vars": variables}
     address = os.environ.get("RAY_ADDRESS")
     if address:

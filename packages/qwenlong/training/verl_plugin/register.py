@@ -10,6 +10,9 @@ if os.environ.get("VERL_PLATFORM", "").lower() == "cpu":
 
 import qwenlong.training.verl_plugin.agent_loops
 import qwenlong.training.verl_plugin.loss  # noqa: F401
+from qwenlong.training.verl_plugin import weight_address
+
+weight_address.register()
 
 if minutes := os.environ.get("QWENLONG_COLLECTIVE_TIMEOUT_MINUTES"):
     from datetime import timedelta
