@@ -9,19 +9,16 @@ from typing import Any
 
 from qwenlong.core.config import DivergenceConfig
 from qwenlong.core.errors import QwenlongError
+from qwenlong.core.rollout_fit import CORRELATION, GAP, foreign
 
 #: Metrics that are read, by what they measure.
-REWARD, ENTROPY, GRADIENT, TRUNCATED, LOSS, CORRELATION, GAP = (
+REWARD, ENTROPY, GRADIENT, TRUNCATED, LOSS = (
     "reward/mean",
     "aepo/entropy",
     "actor/grad_norm",
     "rollout/truncated_share",
     "actor/pg_loss",
-    "training/rollout_actor_probs_pearson_corr",
-    "training/rollout_probs_diff_mean",
 )
-#: Mean difference of probabilities below which their correlation says nothing: a policy that is sure of all it says.
-_LEAST_GAP = 0.005
 _REMEDY = {
     "nonfinite": "lower training.learning_rate or training.max_grad_norm, or compute in engine.dtype float32",
     "reward": "lower training.learning_rate, narrow the AEPO band, or loosen training.divergence.reward_share",
@@ -118,12 +115,12 @@ class Detector:
         return Verdict(rule, step, since, f"{text}, for {steps} steps (patience {self.config.patience})")
 
     def _rollout(self, step: int, metrics: Mapping[str, float]) -> Verdict | None:
-        value, gap, bound = metrics.get(CORRELATION), metrics.get(GAP), self.config.rollout_correlation
-        if value is None or gap is None or bound is None or not (value < bound and gap > _LEAST_GAP):
+        bound = self.config.rollout_correlation
+        if bound is None or not foreign(metrics, bound):
             return None
         text = (
-            f"rollouts are not the policy's: probabilities of their tokens there and here correlate by {value:.4g}, "
-            f"below rollout_correlation {bound}, and differ by {gap:.2g} on average"
+            "rollouts are not the policy's: probabilities of their tokens there and here correlate by "
+            f"{metrics[CORRELATION]:.4g}, below rollout_correlation {bound}, and differ by {metrics[GAP]:.2g}"
         )
         return Verdict("rollout", step, step, text)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenlong.audit.bundles import layout
+from qwenlong.audit.bundles.foreign import taught_by_others
 from qwenlong.core import config_files
 from qwenlong.core.config import Config
 from qwenlong.core.errors import DataError, UsageError
@@ -182,8 +183,12 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
     travels = _Travels(run.results, shown)
     collected = Collected({})
     taken = 0
+    foreign = {} if run.planned else taught_by_others(run.results, run.config)
+    collected.left_out += dict.fromkeys(foreign.values())
     for pattern in () if run.planned else KEPT:
         for file in sorted(run.results.glob(pattern)):
+            if _home(file, run.results) in foreign:
+                continue
             layout.put(root, file.relative_to(run.results).as_posix(), file.read_bytes())
             taken += 1
     for file in () if run.planned else sorted((run.results / RECORDS).rglob("*.json")):
@@ -194,6 +199,8 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
     examples: dict[str, str] = {}
     for pattern in () if run.planned else EVALUATIONS:
         for place in sorted(p for p in run.results.glob(pattern) if p.is_dir()):
+            if _home(place, run.results) in foreign:
+                continue
             try:
                 source = _examples(place, run.results)
                 _consistent(place, run.config)
@@ -221,6 +228,12 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
     layout.put(root, "run.json", dump_json(record | {"config": values}).encode())
     collected.record = record
     return collected
+
+
+def _home(path: Path, results: Path) -> str:
+    """Return the first two folders below the results, which say of what model a file is; models' as evaluations'."""
+    kind, *rest = path.relative_to(results).parts
+    return "/".join(["evaluation" if kind == "models" else kind, *rest[:1]])
 
 
 class _Travels:

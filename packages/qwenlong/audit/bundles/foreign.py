@@ -1,0 +1,43 @@
+"""Models that learnt from rollouts of other weights than their own: nothing is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qwenlong.audit.results import read_metrics
+from qwenlong.core.config import MERGED_MODELS, PARENTS, Config, DivergenceConfig
+from qwenlong.core.rollout_fit import foreign
+
+
+def taught_by_others(results: Path, config: Config) -> dict[str, str]:
+    """Return, by folder (stages/rl_3, ablations/grpo, evaluation/rl_4 ...), why what is made there is left out.
+
+    A stage is left out by its own steps, what descends from it with it.
+    """
+    rules = config.training.divergence or DivergenceConfig()
+    bound = rules.rollout_correlation
+    if bound is None:
+        return {}
+    found: dict[str, str] = {}
+    for policy in sorted([*results.glob("stages/*/policy"), *results.glob("ablations/*/policy")]):
+        steps = [int(row["step"]) for row in read_metrics(policy / "metrics.jsonl") if foreign(row, bound)]
+        if steps:
+            name = policy.parent.relative_to(results).as_posix()
+            which = ", ".join(map(str, steps))
+            found[name] = (
+                f"{name} is left out: rollouts of step {which} were not sampled with its weights (correlation below "
+                f"rollout_correlation {bound}); train it again"
+            )
+    parents = {model: (parent,) for model, parent in PARENTS.items()} | {"sce_merge": MERGED_MODELS}
+    merges = {row.name: MERGED_MODELS for row in config.ablations.merges}
+    for model in (*parents, *merges):
+        # Nearest first: a model is left out by what it was made from, or by itself.
+        line = [model]
+        for one in line:
+            line += [parent for parent in parents.get(one, merges.get(one, ())) if parent not in line]
+        guilty = next((f"stages/{one}" for one in line if f"stages/{one}" in found), None)
+        if guilty is not None:
+            home = "ablations" if model in merges else "evaluation"
+            found[f"{home}/{model}"] = found[guilty]
+            found.setdefault(f"stages/{model}", found[guilty])
+    return found
