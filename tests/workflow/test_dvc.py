@@ -31,7 +31,7 @@ def outputs(stage):
 
 def targets(stages):
     """Return the stages that call Snakemake."""
-    return {name: stage for name, stage in stages.items() if name != "nano"}
+    return {name: stage for name, stage in stages.items() if name not in ("nano", "evidence")}
 
 
 def test_the_nano_policy_is_git_s_and_is_left_alone(stages, root):
@@ -41,6 +41,16 @@ def test_the_nano_policy_is_git_s_and_is_left_alone(stages, root):
     assert all((root / path).exists() for path in nano["deps"])
     listed = subprocess.run(["git", "ls-files", "models/nano"], cwd=root, capture_output=True, text=True, check=True)
     assert "models/nano/model.safetensors" in listed.stdout.split()
+
+
+def test_the_evidence_is_git_s_and_is_what_dvc_recorded(stages, root):
+    evidence = stages["evidence"]
+    assert evidence["outs"] == [{"reports/h200": {"cache": False, "persist": True}}] and evidence["frozen"] is True
+    assert evidence["cmd"].split()[:3] == ["qwenlong", "audit", "bundle"]
+    status = subprocess.run(
+        [Path(sys.executable).with_name("dvc"), "status", "evidence"], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert "up to date" in status.stdout, status.stdout + status.stderr
 
 
 def test_every_output_is_one_of_snakemakes_and_persists(stages, plan):
