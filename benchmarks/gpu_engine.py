@@ -6,7 +6,7 @@
 No Ray, no vLLM: verl's `ActorRolloutRefWorker` alone, driven as in tests/engines/gradient_worker.py. SmolLM2-135M's
 shape with random weights, 64 prompts x 8 rollouts of 192 tokens, no two rewards equal, so that no row may be left out.
 `stock` is verl's FSDP2 engine and token-mean loss at its defaults, with sdpa over padded rows (there is no flash-attn
-package) in micro-batches of 16 rows; `ours` is configs/h200.yaml.
+package) in micro-batches of 16 rows; `ours` is benchmarks/gpu.yaml.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def configuration(model: Path, prompt: int, stock: bool) -> Any:
     from qwenlong.core.config import Config, StageConfig
     from qwenlong.training.verl_plugin import launch
 
-    engine = yaml.safe_load((ROOT / "configs/h200.yaml").read_text(encoding="utf-8"))["engine"]
+    engine = yaml.safe_load((ROOT / "benchmarks/gpu.yaml").read_text(encoding="utf-8"))["engine"]
     # The check of sizes looks at stages that are not run here.
     tokens = engine.pop("micro_batch_tokens")
     settings = Config.model_validate({"run": {"seed": 3}, "engine": engine | {"micro_batch_tokens": MOST}})

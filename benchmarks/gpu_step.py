@@ -6,10 +6,10 @@
 
 `stock` runs verl's own `main_ppo` with its defaults (synchronous trainer, vLLM, FSDP, token-mean loss), 64 prompts x 8
 rollouts, responses of at most 192 tokens; what differs from its defaults is in `STOCK`. `ours` runs
-`qwenlong train stage` with configs/h200.yaml at the same sizes. Both leave `steps.json`; run them in one lease. `ours`
-also takes `--gpus`, `--sequence` (GPUs that share a row), `--tensor` (GPUs that share a vLLM replica), `--kill-after`
-(the stage ends with the checkpoint of that step) and `--kill-rank-after` (one worker is killed at that step; the stage
-has to end by itself); the same command without the kill goes on.
+`qwenlong train stage` with benchmarks/gpu.yaml at the same sizes. Both leave `steps.json`; run them in one lease.
+`ours` also takes `--gpus`, `--sequence` (GPUs that share a row), `--tensor` (GPUs that share a vLLM replica),
+`--kill-after` (the stage ends with the checkpoint of that step) and `--kill-rank-after` (one worker is killed at that
+step; the stage has to end by itself); the same command without the kill goes on.
 """
 
 from __future__ import annotations
@@ -127,9 +127,8 @@ def ours(arguments: argparse.Namespace) -> None:
     import yaml
 
     root = Path(__file__).resolve().parents[1]
-    config = yaml.safe_load((arguments.config or root / "configs/h200.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((arguments.config or root / "benchmarks/gpu.yaml").read_text(encoding="utf-8"))
     out: Path = arguments.out
-    config.pop("ablations", None)
     config["run"] = {"name": "gpu_step", "results": str(out / "results"), "seed": 17}
     sizes = {"max_input_tokens": arguments.prompt, "max_output_tokens": RESPONSE, "steps": arguments.steps}
     config["training"] |= sizes | {"save_every": arguments.save_every}
