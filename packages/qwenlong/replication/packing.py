@@ -12,6 +12,7 @@ import os
 import tarfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -142,9 +143,10 @@ def _weights(runs: Sequence[Run], folders: dict[Path, bool]) -> Iterable[choosin
         for folder in (run.data, run.results):
             if folders.get(folder):
                 found |= {one.file: one for one in choosing.weights(folder, run.config, run.data)}
-    # What others are packed against comes first: unpacking goes in this order.
+    # What others are packed against comes first, needed like them: unpacking goes in this order.
+    references = {one.reference for one in found.values() if one.needed}
     return sorted(
-        found.values(),
+        (replace(one, needed=one.needed or one.file in references) for one in found.values()),
         key=lambda one: (one.reference is not None, not one.needed, -one.file.stat().st_mtime, str(one.file)),
     )
 

@@ -260,6 +260,20 @@ def test_models_whose_weights_stay_are_made_again(
     assert len(list(home.rglob("models/base/config.json"))) == 2 and len(list(home.rglob("stage.json"))) == 2
 
 
+def test_a_base_that_nothing_reads_any_more_comes_before_stages_that_are_packed_against_it(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _pretrained(place)
+    for model in ("naive_grpo", "sce_merge"):
+        (folder / "models" / model).mkdir()
+    for benchmark in ("heldout", "heldout_long"):
+        write_text(folder / f"evaluation/base/{benchmark}/predictions.jsonl", "{}\n")
+    listed = packing.pack(plan.load("plan.yaml"), tmp_path / "out")
+    assert len([name for name in listed["files"] if name.endswith(".safetensors")]) == 4
+    _second(tmp_path, monkeypatch)
+    assert len(packing.unpack([tmp_path / "out"])["weights"]) == 4
+
+
 def test_weights_packed_before_blocks_are_read_still(place: Path, tmp_path: Path) -> None:
     file = _results(place, 17) / "models/rl_1/model.safetensors"
     blob = tensors.encode(file, Path("models/shipped/model.safetensors"))
