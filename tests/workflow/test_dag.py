@@ -300,6 +300,17 @@ def test_every_merge_row_is_merged_and_evaluated_as_the_recipes_own(plan):
     assert [word for word in jobs["merge_ablation ties"].command.split() if "/models/" in word] == experts[:3]
 
 
+def test_models_are_written_in_the_dtype_that_the_run_names(plan):
+    """The base model's command reads it from the configuration."""
+    writers = {f"convert_{name}" for name in ("1", "2", "3", "4", "memory", "naive", "ablation")}
+    writers |= {"sce_merge", "merge_ablation"}
+    for config, wanted in (("configs/h200.yaml", " --dtype bfloat16 > "), ("configs/paper.yaml", " > ")):
+        found = [job for job in plan(config, "evaluate", "ablations").jobs.values() if job.rule in writers]
+        assert {job.rule for job in found} == writers
+        for job in found:
+            assert wanted in job.command and job.command.count("--dtype") == wanted.count("--dtype"), job.name
+
+
 def test_every_rule_has_log_benchmark_resources_and_a_code_digest(root):
     found = 0
     for file in sorted(root.glob("workflow/rules/*.smk")):

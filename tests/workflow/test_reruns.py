@@ -55,6 +55,13 @@ def test_a_stage_that_is_forced_takes_along_what_follows_it_to_the_target(projec
     assert found == {"memory_rl", "convert_memory", "sce_merge", "score_4", "rl_4", "rl_stage_4"}
 
 
+def test_another_dtype_of_weights_makes_all_models_anew(project):
+    found = set(project.planned("run={weights_dtype: bfloat16}"))
+    assert not found & {"corpus", "tokenizer", "synthesis"}
+    assert {"base", "verification", "rl_1", "naive_grpo", "convert_1", "sce_merge", "evaluate_full"} <= found
+    assert project.planned("run={weights_dtype: float32}") == {}
+
+
 LINEAR, DARE = "{name: linear, method: linear}", "{name: dare_ties, method: dare_ties, density: 0.5}"
 
 

@@ -64,7 +64,7 @@ rule convert_ablation:
         stage=lambda wildcards: f"convert_ablation_{wildcards.row}",
     shell:
         'qwenlong checkpoint convert {input.policy:q} {output:q} --like {input.like:q} --config "$QWENLONG_CONFIG"'
-        " --stage {params.stage:q} > {log:q} 2>&1"
+        f" --stage {{params.stage:q}}{written()} > {{log:q}} 2>&1"
 
 
 rule merge_ablation:
@@ -91,7 +91,8 @@ rule merge_ablation:
         state=lambda wildcards: f"{R}/state/merges/{wildcards.row}",
     shell:
         'qwenlong checkpoint merge --cores {threads} --config "$QWENLONG_CONFIG" --ablation {wildcards.row:q}'
-        " --base {input.base:q} {params.experts:q} --stage {params.stage:q} --state {params.state:q} --out {output:q} > {log:q} 2>&1"
+        " --base {input.base:q} {params.experts:q} --stage {params.stage:q} --state {params.state:q} --out {output:q}"
+        f"{written()} > {{log:q}} 2>&1"
 
 
 use rule evaluate_full as evaluate_ablation with:

@@ -41,6 +41,7 @@ rule base:
             sampling=RUN.training.model_dump(
                 mode="json", include={"temperature", "top_p"} if RUN.base.warmup else set()
             ),
+            **written_settings(),
         ),
     shell:
         'qwenlong train base --config "$QWENLONG_CONFIG" --samples {input.samples:q} --documents {input.documents:q}'

@@ -1,7 +1,7 @@
 # From verl's shards to models, and the merge (SCE, or the method that `merge` names).
 #
 # In:  R/stages/<stage>/policy/, R/models/<parent>/
-# Out: R/models/<stage>/                 float32 safetensors in a Hugging Face directory
+# Out: R/models/<stage>/                 safetensors in run.weights_dtype in a Hugging Face directory
 #      R/models/sce_merge/               the merge of rl_3 and memory_rl
 
 for stage in RL_STAGES:
@@ -26,7 +26,7 @@ for stage in RL_STAGES:
             code=code_digest("checkpoints"),
         shell:
             'qwenlong checkpoint convert {input.policy:q} {output:q} --like {input.like:q} --config "$QWENLONG_CONFIG"'
-            " > {log:q} 2>&1"
+            f"{written()} > {{log:q}} 2>&1"
 
 
 rule sce_merge:
@@ -50,4 +50,4 @@ rule sce_merge:
         state=f"{R}/state/merge",
     shell:
         'qwenlong checkpoint merge --cores {threads} --config "$QWENLONG_CONFIG" --base {input.base:q} {params.experts:q}'
-        " --state {params.state:q} --out {output:q} > {log:q} 2>&1"
+        f" --state {{params.state:q}} --out {{output:q}}{written()} > {{log:q}} 2>&1"

@@ -103,6 +103,16 @@ def merge_settings(merge):
     return settings(*keys, base=merge.base, method=merge.method, settings=merge.settings())
 
 
+def written_settings():
+    """Return the dtype of the models that the run writes, as a setting; nothing where it is the default."""
+    return {} if RUN.run.weights_dtype == "float32" else {"run.weights_dtype": RUN.run.weights_dtype}
+
+
+def written():
+    """Return the options that a command gets for `written_settings`."""
+    return "".join(f" --dtype {value}" for value in written_settings().values())
+
+
 def limits(name):
     """Return what scoring the data of a stage reads of that stage: limits and sampling, not its loss."""
     keys = {"max_input_tokens", "max_output_tokens", "temperature", "top_p"}

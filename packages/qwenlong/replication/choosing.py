@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,29 +75,40 @@ def records(results: Path, tier: int) -> Iterator[Path]:
     for earlier in range(tier):
         for pattern in TIERS[earlier]:
             found -= set(results.glob(pattern))
-    # A policy whose model is not there yet is made again elsewhere: its shards do not travel.
-    yield from sorted(file for file in found if not _unconverted(results, file))
+    yield from sorted(found)
 
 
 def _temporary(file: Path) -> bool:
     return file.name.endswith((".lock", "-wal", "-shm")) or file.name == ".lock" or ".partial" in file.name
 
 
-def _unconverted(results: Path, file: Path) -> bool:
-    parts = file.relative_to(results).parts
-    if "policy" not in parts[2:3]:
-        return False
-    kind, name = parts[0], parts[1]
-    model = results / ("models" if kind == "stages" else "ablations") / name
-    model = model if kind == "stages" else model / "model"
-    # What is read by people still comes: only what makes the folder count as whole is left out.
-    return not model.is_dir() and file.name == ".snakemake_timestamp"
+def unusable(results: Path, config: Config, travels: Callable[[Path], bool]) -> list[Path]:
+    """Return the folders with which nothing can go on elsewhere: models that something reads and whose weights do not
+    travel, with their policies, and policies that are not converted yet (their shards do not travel).
+
+    A folder that is there counts as made: such a one is kept apart where work goes on.
+    """
+    found = set()
+    for model in [*results.glob("models/*/"), *results.glob("ablations/*/model/")]:
+        file = model / "model.safetensors"
+        if not travels(file) and _needed(results, config, file):
+            policy = model.parent / "policy" if model.name == "model" else results / "stages" / model.name / "policy"
+            found |= {model, policy}
+    for policy in [*results.glob("stages/*/policy/"), *results.glob("ablations/*/policy/")]:
+        name = policy.parent.name
+        model = results / "models" / name if policy.parts[-3] == "stages" else policy.parent / "model"
+        if not model.is_dir():
+            found.add(policy)
+    return sorted(found)
 
 
-def weights(results: Path, config: Config) -> list[Weights]:
-    """Return the weights of a results folder, those that something still reads first, then the newest."""
+def weights(results: Path, config: Config, data: Path | None = None) -> list[Weights]:
+    """Return the weights of a results folder, those that something still reads first, then the newest.
+
+    `data`: results folder whose base model this one has a copy of; none: `results`.
+    """
     shipped = Path(config.base.path or "models/nano") / "model.safetensors"
-    base = results / "models" / "base" / "model.safetensors"
+    base = (data or results) / "models" / "base" / "model.safetensors"
     found = []
     for file in [*results.glob("models/*/model.safetensors"), *results.glob("ablations/*/model/model.safetensors")]:
         if config.base.kind == "nano":

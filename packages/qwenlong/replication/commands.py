@@ -20,6 +20,7 @@ PlanOption = Annotated[Path, typer.Argument(metavar="PLAN", help="List of runs; 
 Only = Annotated[list[str] | None, typer.Option(help="Only runs whose name begins so; repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Weights = Annotated[bool, typer.Option(help="Pack weights while there is room.")]
+Pieces = Annotated[int, typer.Option(min=1, help="Parts of 16 MiB at most; they may be carried one after the other.")]
 
 
 @app.command()
@@ -33,6 +34,7 @@ def run(
     pack_seconds: Annotated[float, typer.Option(min=0, help="Of the minutes, kept for packing.")] = 30.0,
     ray: Annotated[bool, typer.Option("--ray", help="One Ray for all stages; trainings then go one by one.")] = False,
     weights: Weights = True,
+    pieces: Pieces = 4,
     as_json: Json = False,
 ) -> None:
     """Run a plan within a time limit and pack what it left; run again, it goes on.
@@ -59,7 +61,7 @@ def run(
                 runs, seconds=left - (time.monotonic() - began), cores=cores, at_once=at_once, variables=variables,
                 told=lambda: bool(told),
             )  # fmt: skip
-        listed = packing.pack(runs, out, weights=weights) if out is not None else None
+        listed = packing.pack(runs, out, weights=weights, pieces=pieces) if out is not None else None
     result = {
         "runs": [asdict(outcome) for outcome in outcomes],
         "seconds": round(time.monotonic() - began, 1),
@@ -91,13 +93,16 @@ def pack(
     everything: Annotated[bool, typer.Option("--all", help="What was unpacked here, too.")] = False,
     unfinished: Annotated[bool, typer.Option("--unfinished", help="Of complete runs only that they are.")] = False,
     weights: Weights = True,
+    pieces: Pieces = 4,
     as_json: Json = False,
 ) -> None:
-    """Pack results of a plan's runs: at most four parts of 16 MiB, and the list of what is in them."""
+    """Pack results of a plan's runs: parts of 16 MiB, and the list of what is in them."""
     from qwenlong.replication import packing
 
     with reported():
-        listed = packing.pack(_chosen(plan, only), out, everything=everything, unfinished=unfinished, weights=weights)
+        listed = packing.pack(
+            _chosen(plan, only), out, everything=everything, unfinished=unfinished, weights=weights, pieces=pieces
+        )
     print_result(listed, _said(listed, out), as_json)
 
 

@@ -12,6 +12,7 @@ import os
 import tarfile
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,27 +25,34 @@ from qwenlong.core.provenance import git_commit
 from qwenlong.replication import choosing, tensors
 from qwenlong.replication.plan import Run
 
-#: Bytes of a piece, and pieces at most: files of 16 MiB, 64 MiB together with the list.
+#: Bytes of a piece, and pieces at most unless more are asked for: files of 16 MiB, 64 MiB together with the list.
 PIECE, PIECES = 16 * 2**20 - 2**18, 4
 #: The list of what was packed, beside the parts; and where unpacking notes what came from elsewhere.
 LIST, KNOWN = "pack.json", Path("results/replication/known.json")
-#: Weights larger than this are not tried: they would not fit.
-_LARGEST = 128 * 2**20
+#: Weights larger than the whole pack by these factors, alone and against a model near by, would not fit: not tried.
+_LARGEST, _LARGEST_NEAR = 2, 8
 #: Bytes of records that are packed together: what has no room is left out in such groups.
 _GROUP = 4 * 2**20
 _LEVEL = 9
 
 
 def pack(
-    runs: Sequence[Run], out: Path, *, everything: bool = False, unfinished: bool = False, weights: bool = True
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    everything: bool = False,
+    unfinished: bool = False,
+    weights: bool = True,
+    pieces: int | None = None,
 ) -> dict[str, Any]:
     """Write the records of runs, and weights while there is room, into `out`; return the list that pack.json holds.
 
     `everything`: files that were unpacked here, too; `unfinished`: of complete runs only the mark. Weights that
-    something still reads come before tables and logs, others after them. An earlier pack in `out` is replaced.
+    something still reads come before tables and logs, others after them. `pieces`: parts at most, PIECES where none
+    is given. An earlier pack in `out` is replaced.
     """
     known: dict[str, str] = {} if everything or not KNOWN.is_file() else read_json(KNOWN)
-    box = _Box(known, PIECE * PIECES)
+    box = _Box(known, PIECE * (pieces or PIECES))
     folders = _folders(runs, unfinished)
     marks = [mark for run in runs if not folders[run.results] and (mark := run.mark).is_file()]
     travel = [folder for folder, whole in folders.items() if whole]
@@ -55,14 +63,21 @@ def pack(
         chosen = [file for folder in travel for file in choosing.records(folder, tier)]
         box.add_records(chosen + (marks if tier == 0 else []), f"records-{tier}")
     box.add_weights(one for one in models if not one.needed)
-    return _write(out, box, runs)
+    aside = {
+        str(folder)
+        for run in runs
+        for results in {run.data, run.results}
+        if folders.get(results)
+        for folder in choosing.unusable(results, run.config, box.travels)
+    }
+    return _write(out, box, runs, sorted(aside))
 
 
 class _Box:
     """What goes into a pack, in order, as far as there is room."""
 
     def __init__(self, known: dict[str, str], room: int) -> None:
-        self.known, self.room = known, room
+        self.known, self.room, self.whole = known, room, room
         self.blobs: list[dict[str, Any]] = []
         self.files: dict[str, str] = {}
         self.omitted: list[str] = []
@@ -86,23 +101,23 @@ class _Box:
         self._put(_archive(group), {"kind": "records", "name": name}, digests)
 
     def add_weights(self, models: Iterable[choosing.Weights]) -> None:
-        """Add weights that did not come from elsewhere and are small enough."""
+        """Add weights that did not come from elsewhere and are small enough, and whose reference is there, too."""
         for one in models:
-            digest = sha256_file(one.file)
+            digest = tensors.digest(one.file)
             if self.known.get(str(one.file)) == digest:
                 continue
-            if one.file.stat().st_size > _LARGEST:
+            near, size = one.reference, one.file.stat().st_size
+            if size > self.whole * (_LARGEST if near is None else _LARGEST_NEAR) or str(near) in self.omitted:
                 self.omitted.append(str(one.file))
                 continue
-            reference = str(one.reference) if one.reference is not None else None
-            entry: dict[str, Any] = {
-                "kind": "weights",
-                "name": str(one.file),
-                "reference": reference,
-                "needed": one.needed,
-            }
-            entry["mtime"] = one.file.stat().st_mtime
-            self._put(tensors.encode(one.file, one.reference), entry, {str(one.file): digest})
+            entry: dict[str, Any] = {"kind": "weights", "name": str(one.file), "needed": one.needed, "digest": digest}
+            entry |= {"reference": None if near is None else str(near), "mtime": one.file.stat().st_mtime}
+            self._put(tensors.encode(one.file, near), entry, {str(one.file): digest})
+
+    def travels(self, file: Path) -> bool:
+        """Tell whether a file is in the pack, or came from elsewhere."""
+        name = str(file)
+        return name in self.files or (file.is_file() and self.known.get(name) == tensors.digest(file))
 
     def _put(self, blob: bytes, entry: dict[str, Any], files: dict[str, str]) -> None:
         if len(blob) > self.room:
@@ -127,10 +142,11 @@ def _weights(runs: Sequence[Run], folders: dict[Path, bool]) -> Iterable[choosin
     for run in runs:
         for folder in (run.data, run.results):
             if folders.get(folder):
-                found |= {one.file: one for one in choosing.weights(folder, run.config)}
-    # What others are packed against comes first: unpacking goes in this order.
+                found |= {one.file: one for one in choosing.weights(folder, run.config, run.data)}
+    # What others are packed against comes first, needed like them: unpacking goes in this order.
+    references = {one.reference for one in found.values() if one.needed}
     return sorted(
-        found.values(),
+        (replace(one, needed=one.needed or one.file in references) for one in found.values()),
         key=lambda one: (one.reference is not None, not one.needed, -one.file.stat().st_mtime, str(one.file)),
     )
 
@@ -147,7 +163,7 @@ def _archive(files: Iterable[tuple[Path, bytes]]) -> bytes:
     return len(raw).to_bytes(8, "little") + packed
 
 
-def _write(out: Path, box: _Box, runs: Sequence[Run]) -> dict[str, Any]:
+def _write(out: Path, box: _Box, runs: Sequence[Run], aside: Sequence[str]) -> dict[str, Any]:
     blobs = box.blobs
     whole = b"".join(blob["bytes"] for blob in blobs)
     about = [
@@ -161,7 +177,7 @@ def _write(out: Path, box: _Box, runs: Sequence[Run]) -> dict[str, Any]:
     for old in [*out.glob("part-*.tar"), out / LIST]:
         old.unlink(missing_ok=True)
     for number, piece in enumerate(pieces, 1):
-        head = {"id": identity, "number": number, "of": len(pieces), "blobs": about}
+        head = {"id": identity, "number": number, "of": len(pieces), "blobs": about, "aside": aside}
         head["sha256"] = hashlib.sha256(piece).hexdigest()
         with atomic_file(out / f"part-{number}-of-{len(pieces)}.tar") as partial, tarfile.open(partial, "w") as archive:
             for name, data in (("part.json", json.dumps(head, sort_keys=True).encode()), ("piece", piece)):
@@ -186,10 +202,11 @@ def unpack(sources: Sequence[Path], *, remember: bool = True) -> dict[str, Any]:
     """Put the files of a pack back in their places below the working directory; return how many, and what.
 
     `sources` are parts, or folders of parts of one pack. Everything is checked before anything is written. Times keep
-    their order but lie in the present, so that no file of a fresh checkout is newer. `remember`: note the files, so
-    that the next `pack` here leaves them out. Raises DataError where parts are missing or damaged.
+    their order but lie in the present, so that no file of a fresh checkout is newer. `remember`: work goes on here:
+    note the files, so that the next `pack` leaves them out, and leave out folders that would count as made and are
+    not whole. Raises DataError where parts are missing or damaged.
     """
-    whole, blobs = _joined(sources)
+    whole, blobs, aside = _joined(sources)
     written: dict[str, float] = {}
     same: list[str] = []
     at = 0
@@ -203,11 +220,14 @@ def unpack(sources: Sequence[Path], *, remember: bool = True) -> dict[str, Any]:
         data = whole[at : at + blob["size"]]
         at += blob["size"]
         if blob["kind"] == "records":
-            here, there = _restored(data)
+            here, there = _restored(data, aside if remember else ())
             written |= here
             same += there
         else:
             target = _inside(blob["name"])
+            if target.is_file() and tensors.digest(target) == blob.get("digest"):
+                same.append(str(target))
+                continue
             tensors.decode(data, target, Path(blob["reference"]) if blob["reference"] is not None else None)
             written[str(target)] = blob["mtime"]
     _order(written)
@@ -217,7 +237,7 @@ def unpack(sources: Sequence[Path], *, remember: bool = True) -> dict[str, Any]:
     return {"files": len(written), "weights": [b["name"] for b in blobs if b["kind"] == "weights"]}
 
 
-def _joined(sources: Sequence[Path]) -> tuple[bytes, list[dict[str, Any]]]:
+def _joined(sources: Sequence[Path]) -> tuple[bytes, list[dict[str, Any]], list[str]]:
     parts: dict[int, bytes] = {}
     heads: dict[str, dict[str, Any]] = {}
     files = [
@@ -242,7 +262,7 @@ def _joined(sources: Sequence[Path]) -> tuple[bytes, list[dict[str, Any]]]:
     missing = sorted(set(range(1, head["of"] + 1)) - parts.keys())
     if missing:
         raise DataError(f"part {missing[0]} of {head['of']} is missing; copy it, too")
-    return b"".join(parts[number] for number in sorted(parts)), head["blobs"]
+    return b"".join(parts[number] for number in sorted(parts)), head["blobs"], head.get("aside", [])
 
 
 def _inside(name: str) -> Path:
@@ -252,8 +272,10 @@ def _inside(name: str) -> Path:
     return path
 
 
-def _restored(blob: bytes) -> tuple[dict[str, float], list[str]]:
-    """Write an archive's files; return those written with their times, and those that were the same already."""
+def _restored(blob: bytes, aside: Sequence[str] = ()) -> tuple[dict[str, float], list[str]]:
+    """Write an archive's files but those in the folders `aside`; return those written with their times, and those that
+    were the same already.
+    """
     raw = pa.decompress(blob[8:], int.from_bytes(blob[:8], "little"), "zstd", asbytes=True)
     written: dict[str, float] = {}
     same: list[str] = []
@@ -263,6 +285,8 @@ def _restored(blob: bytes) -> tuple[dict[str, float], list[str]]:
             if stream is None:
                 continue
             target, data = _inside(entry.name), stream.read()
+            if any(target.is_relative_to(folder) for folder in aside):
+                continue
             if target.is_file() and target.read_bytes() == data:
                 same.append(str(target))
                 continue

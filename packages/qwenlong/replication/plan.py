@@ -71,6 +71,8 @@ class Run:
     def digest(self) -> str:
         """Digest of what the run is asked for."""
         values = self.config.model_dump(mode="json", exclude={"resources", "tracking"})
+        if values["run"]["weights_dtype"] == "float32":
+            del values["run"]["weights_dtype"]  # runs that were completed before it could be chosen stay complete
         return digest_value([values, self.seed, self.targets])
 
     def complete(self) -> bool:

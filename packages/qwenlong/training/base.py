@@ -40,10 +40,11 @@ def make(
     corpus: Mapping[str, Document] | None = None,
     log: Callable[[dict[str, float], int], None] = lambda values, step: None,
 ) -> dict[str, Any]:
-    """Write the base model's directory (float32 safetensors, tokenizer, base.json) and return what base.json holds.
+    """Write the base model's directory (safetensors, tokenizer, base.json) and return what base.json holds.
 
-    `samples` and `corpus` are what nano-scratch, and others under `base.warmup`, are warmed up on. The same inputs,
-    configuration, machine and number of threads give the same bytes.
+    Weights are made and warmed up in float32 and written in `run.weights_dtype`. `samples` and `corpus` are what
+    nano-scratch, and others under `base.warmup`, are warmed up on. The same inputs, configuration, machine and number
+    of threads give the same bytes.
     """
     if config.base.kind == "nano-scratch":
         model, report = _nano(config, Path(tokenizer), samples, corpus or {}, log)
@@ -59,10 +60,13 @@ def make(
         "templates": {"version": templates.VERSION, "digest": templates.digest()},
         "tokenizer": Tokenizer(tokenizer).digest,
     }
+    import torch
+
     from qwenlong.training.tokenizer import copy
 
     with atomic_directory(out_dir) as folder:
-        model.save_pretrained(folder, safe_serialization=True)
+        # config.json is written with the dtype of the weights.
+        model.to(getattr(torch, config.run.weights_dtype)).save_pretrained(folder, safe_serialization=True)
         copy(tokenizer, folder)
         for file in folder.iterdir():
             file.chmod(0o644)  # transformers writes weights for their owner alone

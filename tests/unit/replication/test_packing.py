@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from qwenlong.core.errors import DataError
-from qwenlong.core.files import sha256_file, write_json, write_text
+from qwenlong.core.files import digest_value, sha256_file, write_json, write_text
 from qwenlong.replication import packing, plan, tensors
 
 CONFIG = """\
@@ -108,8 +108,10 @@ def test_a_pack_goes_to_another_machine_and_only_what_is_new_comes_back(
     done = packing.unpack([tmp_path / "out"])
     after = {p.relative_to(home): sha256_file(p) for p in (home / "results").rglob("*") if p.is_file()}
     after.pop(packing.KNOWN)
-    # A policy without its model is trained again here: nothing says that it is whole.
-    assert before.keys() - after.keys() == {Path("results/small/seed_17/stages/rl_2/policy/.snakemake_timestamp")}
+    # A policy without its model is trained again here: a folder that is there would count as made.
+    policy = Path("results/small/seed_17/stages/rl_2/policy")
+    assert before.keys() - after.keys() == {policy / ".snakemake_timestamp", policy / "metrics.jsonl"}
+    assert not policy.exists()
     assert all(before[name] == digest for name, digest in after.items())
     assert done["files"] == len(after) and len(done["weights"]) == 2
     newest = max((home / "models").rglob("*"), key=lambda p: p.stat().st_mtime).stat().st_mtime
@@ -124,10 +126,16 @@ def test_a_pack_goes_to_another_machine_and_only_what_is_new_comes_back(
     assert list(listed["files"]) == ["results/small/seed_17/evaluation/rl_1/heldout/scores.json"]
     # Unpacked once more, nothing changes, and it is known still.
     packing.KNOWN.unlink()
-    assert packing.unpack([tmp_path / "out"])["files"] == 2
+    assert packing.unpack([tmp_path / "out"])["files"] == 0
     assert list(packing.pack(plan.load("plan.yaml"), tmp_path / "back")["files"]) == list(listed["files"])
     everything = packing.pack(plan.load("plan.yaml"), tmp_path / "all", everything=True)
     assert len(everything["files"]) == len(after) + 1
+    # At home it is read, where nothing goes on.
+    home = tmp_path / "home"
+    _machine(home)
+    monkeypatch.chdir(home)
+    packing.unpack([tmp_path / "out"], remember=False)
+    assert (policy / "metrics.jsonl").is_file() and not packing.KNOWN.exists()
 
 
 def test_of_complete_runs_only_the_mark_travels_on(
@@ -148,6 +156,167 @@ def test_of_complete_runs_only_the_mark_travels_on(
     # Another configuration is another run.
     write_text("c.yaml", CONFIG + "training: {steps: 3}\n")
     assert not any(run.complete() for run in plan.load("plan.yaml"))
+
+
+def _bfloat16(file: Path, values: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    data = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
+    text = json.dumps({"w": {"dtype": "BF16", "shape": [values.size], "data_offsets": [0, len(data)]}}).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    write_json(file.parent / "config.json", {"dtype": "bfloat16"})
+    write_text(file.parent / ".snakemake_timestamp", "")
+
+
+PRETRAINED = CONFIG.replace("kind: nano, path: models/shipped, window: 2048", "kind: smollm2, window: 2048")
+
+
+def _pretrained(home: Path) -> Path:
+    """A run from a pretrained model: base and two stages in bfloat16, and its base again under another seed."""
+    write_text(home / "c.yaml", PRETRAINED)
+    random = np.random.default_rng(0)
+    base = random.normal(size=200_000, scale=0.1)
+    for seed in (17, 18):
+        _bfloat16(home / f"results/small/seed_{seed}/models/base/model.safetensors", base)
+    folder = home / "results/small/seed_17"
+    for stage in ("rl_1", "rl_2"):
+        base = base + random.choice([-2e-5, 2e-5], size=base.size)
+        _bfloat16(folder / "models" / stage / "model.safetensors", base)
+        write_json(folder / "stages" / stage / "policy" / "stage.json", {"steps": 3})
+        write_text(folder / "stages" / stage / "policy" / ".snakemake_timestamp", "")
+    return folder
+
+
+def test_a_pretrained_base_travels_whole_and_stages_as_differences_in_many_parts(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretrained(place)
+    monkeypatch.setattr(packing, "PIECE", 30_000)
+    before = {p.relative_to(place): sha256_file(p) for p in (place / "results").rglob("*") if p.is_file()}
+    listed = packing.pack(plan.load("plan.yaml"), tmp_path / "out", pieces=30)
+    assert listed["omitted"] == [] and 4 < listed["parts"] <= 30
+    again = packing.pack(plan.load("plan.yaml"), tmp_path / "again", pieces=30)
+    assert again["id"] == listed["id"]
+    with tarfile.open(tmp_path / "out" / f"part-1-of-{listed['parts']}.tar") as archive:
+        stream = archive.extractfile("part.json")
+        assert stream is not None
+        sizes = {b["name"]: b["size"] for b in json.load(stream)["blobs"] if b["kind"] == "weights"}
+    whole = sizes.pop("results/small/seed_17/models/base/model.safetensors")
+    # The other seed's copy is nothing new, a stage's difference a tenth.
+    assert sizes.pop("results/small/seed_18/models/base/model.safetensors") < 1000
+    assert whole > 200_000 and len(sizes) == 2 and all(size < 0.2 * whole for size in sizes.values())
+
+    # The parts come in two transfers, in another order.
+    for number, file in enumerate(sorted((tmp_path / "out").glob("part-*"))):
+        (tmp_path / f"round{number % 2}").mkdir(exist_ok=True)
+        file.rename(tmp_path / f"round{number % 2}" / file.name)
+    home = _second(tmp_path, monkeypatch)
+    write_text("c.yaml", PRETRAINED)
+    with pytest.raises(DataError, match="is missing"):
+        packing.unpack([tmp_path / "round1"])
+    assert not (home / "results").exists()
+    done = packing.unpack([tmp_path / "round1", tmp_path / "round0"])
+    after = {p.relative_to(home): sha256_file(p) for p in (home / "results").rglob("*") if p.is_file()}
+    after.pop(packing.KNOWN)
+    assert after == before and len(done["weights"]) == 4
+    # What came is not packed again; another stage takes the base that lies on both sides, in a small pack.
+    stage = home / "results/small/seed_17/models/rl_3/model.safetensors"
+    _bfloat16(stage, np.random.default_rng(0).normal(size=200_000, scale=0.1) + 2e-5)
+    listed = packing.pack(plan.load("plan.yaml"), tmp_path / "back", pieces=3)
+    name = str(stage.relative_to(home))
+    assert name in listed["files"] and listed["omitted"] == [] and not any("base" in file for file in listed["files"])
+    monkeypatch.chdir(place)
+    packing.unpack([tmp_path / "back"])
+    assert sha256_file(name) == sha256_file(stage)
+
+
+def test_what_was_carried_away_is_left_out_once_it_is_unpacked_where_it_was_packed(place: Path, tmp_path: Path) -> None:
+    folder = _pretrained(place)
+    packing.pack(plan.load("plan.yaml"), tmp_path / "out")
+    times = {file: file.stat().st_mtime_ns for file in (place / "results").rglob("*")}
+    assert packing.unpack([tmp_path / "out"])["files"] == 0
+    assert all(file.stat().st_mtime_ns == time for file, time in times.items() if file.is_file())
+    write_json(folder / "evaluation/rl_1/heldout/scores.json", {"value": 0.75})
+    listed = packing.pack(plan.load("plan.yaml"), tmp_path / "next")
+    assert list(listed["files"]) == ["results/small/seed_17/evaluation/rl_1/heldout/scores.json"]
+
+
+@pytest.mark.parametrize("carried", ["no room", "no weights"])
+def test_models_whose_weights_stay_are_made_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, carried: str
+) -> None:
+    folder = _pretrained(place)
+    monkeypatch.setattr(packing, "PIECE", 30_000)
+    listed = packing.pack(plan.load("plan.yaml"), tmp_path / "out", pieces=2, weights=carried == "no room")
+    names = [f"results/small/seed_{s}/models/{m}/model.safetensors" for s, m in
+             ((17, "base"), (17, "rl_1"), (17, "rl_2"), (18, "base"))]  # fmt: skip
+    # Differences to a base that stays behind would be of no use.
+    assert sorted(listed["omitted"]) == (names if carried == "no room" else [])
+    assert f"{folder.relative_to(place)}/stages/rl_1/policy/stage.json" in listed["files"]
+    home = _second(tmp_path, monkeypatch)
+    write_text("c.yaml", PRETRAINED)
+    packing.unpack([tmp_path / "out"])
+    assert not list(home.rglob("models/base")) and not list(home.rglob("stages"))
+    packing.unpack([tmp_path / "out"], remember=False)
+    assert len(list(home.rglob("models/base/config.json"))) == 2 and len(list(home.rglob("stage.json"))) == 2
+
+
+def test_a_base_that_nothing_reads_any_more_comes_before_stages_that_are_packed_against_it(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _pretrained(place)
+    for model in ("naive_grpo", "sce_merge"):
+        (folder / "models" / model).mkdir()
+    for benchmark in ("heldout", "heldout_long"):
+        write_text(folder / f"evaluation/base/{benchmark}/predictions.jsonl", "{}\n")
+    listed = packing.pack(plan.load("plan.yaml"), tmp_path / "out")
+    assert len([name for name in listed["files"] if name.endswith(".safetensors")]) == 4
+    _second(tmp_path, monkeypatch)
+    assert len(packing.unpack([tmp_path / "out"])["weights"]) == 4
+
+
+def test_weights_packed_before_blocks_are_read_still(place: Path, tmp_path: Path) -> None:
+    file = _results(place, 17) / "models/rl_1/model.safetensors"
+    blob = tensors.encode(file, Path("models/shipped/model.safetensors"))
+    n_text = int.from_bytes(blob[4:12], "little")
+    said = json.loads(blob[20 : 20 + n_text])
+    assert len(said.pop("blocks")) == 1 and said.pop("block") > said["size"]
+    text = json.dumps(said, sort_keys=True).encode()
+    earlier = b"QLW1" + len(text).to_bytes(8, "little") + blob[12:20] + text + blob[20 + n_text :]
+    tensors.decode(earlier, tmp_path / "out.safetensors", Path("models/shipped/model.safetensors"))
+    assert sha256_file(tmp_path / "out.safetensors") == sha256_file(file)
+
+
+def test_blocks_and_threads_decide_nothing_about_the_bytes_that_come_back(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    folder = _pretrained(place)
+    file, base = (folder / "models" / model / "model.safetensors" for model in ("rl_2", "base"))
+    monkeypatch.setattr(tensors, "_BLOCK", 2**16)
+    monkeypatch.setattr(tensors, "_LARGE", 2**16)
+    blobs = []
+    for cores in (1, 7):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, cores=cores: set(range(cores)))
+        blobs.append(tensors.encode(file, base))
+    assert blobs[0] == blobs[1]
+    monkeypatch.undo()
+    tensors.decode(blobs[0], tmp_path / "out.safetensors", base)
+    assert sha256_file(tmp_path / "out.safetensors") == sha256_file(file)
+    damaged = bytearray(blobs[0])
+    damaged[-5] ^= 1
+    with pytest.raises((DataError, OSError)):
+        tensors.decode(bytes(damaged), tmp_path / "bad.safetensors", base)
+    assert not (tmp_path / "bad.safetensors").exists()
+
+
+def test_a_plan_completed_before_the_dtype_could_be_chosen_stays_complete(place: Path) -> None:
+    first = plan.load("plan.yaml")[0]
+    values = first.config.model_dump(mode="json", exclude={"resources", "tracking"})
+    assert values["run"].pop("weights_dtype") == "float32"
+    assert first.digest == digest_value([values, first.seed, first.targets])
+    write_text("c.yaml", CONFIG.replace("{name: small,", "{name: small, weights_dtype: bfloat16,"))
+    assert plan.load("plan.yaml")[0].digest != first.digest
 
 
 def test_what_has_no_room_is_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,28 @@ def test_same_inputs_same_bytes_and_another_seed_others(folder: Path, made: Path
     assert digest_path(made) != digest_path(tmp_path / "other")
 
 
+def test_weights_in_bfloat16_are_the_float32_ones_rounded_and_config_json_says_so(
+    folder: Path, made: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    from qwenlong.checkpoints.verify import verify
+
+    settings = config(tmp_path / "results")
+    settings = settings.model_copy(update={"run": settings.run.model_copy(update={"weights_dtype": "bfloat16"})})
+    base.make(settings, folder, tmp_path / "model", *data())
+    full, half = (load_file(path / "model.safetensors") for path in (made, tmp_path / "model"))
+    assert full.keys() == half.keys() and {value.dtype for value in full.values()} == {torch.float32}
+    for name, value in full.items():
+        assert torch.equal(half[name], value.to(torch.bfloat16)), name
+    assert read_json(tmp_path / "model" / "config.json")["dtype"] == "bfloat16"
+    assert verify(tmp_path / "model", made)["faults"] == []
+    assert digest_path(made / "base.json") == digest_path(tmp_path / "model" / "base.json")
+    # What trains or answers with it loads it as float32.
+    loaded, _ = load_generator(tmp_path / "model")
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+
+
 def test_interrupted_warm_up_goes_on_to_the_same_bytes(
     folder: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,9 @@ class RunConfig(Section):
     """Seed of everything random; each use derives its own from it by name."""
     data_seed: Annotated[int, Field(ge=0)] | None = None
     """Seed of corpus, samples, base model and the selection by it, which runs of several seeds share; none: seed."""
+    weights_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the models that the run writes: base model, RL stages, merges. Training keeps float32 weights in both
+    cases. bfloat16: half the bytes, but the next stage does not see changes of less than half a step of it."""
     grace_seconds: Annotated[float, Field(ge=0)] = 10.0
     """How long a stage may go on after SIGTERM. RL ends the step under way and saves it, if that takes no longer; all
     others end at once. Less than the scheduler leaves until SIGKILL (Slurm: KillWait, GraceTime, or --signal), with
