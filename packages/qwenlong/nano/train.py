@@ -27,6 +27,7 @@ from qwenlong.core.seeds import derive
 from qwenlong.core.tokens import Tokenizer
 from qwenlong.nano import material
 from qwenlong.nano.episodes import Teacher
+from qwenlong.training import supervised
 from qwenlong.training.supervised import Item, batches, loss_of
 
 #: What shows that reading has formed: the mean loss over these kinds opens the next length.
@@ -101,14 +102,7 @@ def train(
     are the same for the same seed and losses; weights differ in rounding between kinds of devices.
     """
     entered = time.perf_counter()
-    decay = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": plan.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-        lr=plan.learning_rate,
-        betas=(0.9, 0.95),
-        fused=device.startswith("cuda"),
-    )
+    optimizer = supervised.optimizer(model, plan.learning_rate, plan.weight_decay, device)
     progress = _load(model, optimizer, state, device) or Progress(
         length=plan.first_length, coming=(plan.first_length, 0.0)
     )

@@ -176,14 +176,7 @@ def _train(
     log: Callable[[dict[str, float], int], None],
     measured: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
-    decay = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": plan.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-        lr=plan.learning_rate,
-        betas=(0.9, 0.95),
-        fused=device == "cuda",
-    )
+    optimizer = supervised.optimizer(model, plan.learning_rate, plan.weight_decay, device)
     done = _load(model, optimizer, state, key, device) or {"step": 0, "tokens": 0, "losses": [], "curve": []}
     saved = time.monotonic()
     model.train()

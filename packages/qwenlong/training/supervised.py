@@ -34,6 +34,14 @@ def deterministic(on: bool = True) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
+def optimizer(model: Any, learning_rate: float, weight_decay: float, device: str) -> torch.optim.AdamW:
+    """Return AdamW over a model's parameters; matrices decay, norms and biases do not."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    rest = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.95), fused=device.startswith("cuda"))
+
+
 def batches(items: Sequence[Item], tokens: int, rng: random.Random) -> list[list[Item]]:
     """Return items in batches of similar length, at most `tokens` padded tokens each, in random order."""
     ordered = sorted(items, key=lambda item: len(item[1]))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 import zmq
 
+from qwenlong.core.config import Config
 from qwenlong.training.verl_plugin import weight_address
+from qwenlong.training.verl_plugin.launch import environment
 
 NAME = weight_address.PREFIX + "01000000-replica-0-rank-0.sock"
 
@@ -75,8 +80,9 @@ def test_verl_still_names_its_sockets_so() -> None:
 
 
 def test_verl_uses_it() -> None:
-    from verl.workers.rollout.base import _ROLLOUT_REGISTRY
-
-    import qwenlong.training.verl_plugin.register  # noqa: F401  as every process of a run does
-
-    assert _ROLLOUT_REGISTRY["vllm", "async"] == "qwenlong.training.verl_plugin.vllm_rollout.Adapter"
+    # As every process of a run has it: a fresh one, in which verl loads the modules that the run names.
+    said = subprocess.run(
+        [sys.executable, "-c", "import verl.workers.rollout.base as b; print(b._ROLLOUT_REGISTRY['vllm', 'async'])"],
+        env=os.environ | environment(Config()), capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    assert said.stdout.split()[-1] == "qwenlong.training.verl_plugin.vllm_rollout.Adapter"
