@@ -7,6 +7,7 @@ go on from their checkpoints, files are whole or absent.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import signal
@@ -207,11 +208,11 @@ def describe() -> str:
 
 def keep(runs: Sequence[Run]) -> None:
     """Write the environment's description into each run's records."""
-    found = environment()
     for folder in {run.results for run in runs}:
-        write_json(folder / FOLDER / f"environment-{digest_value(found)[:12]}.json", found)
+        write_json(folder / FOLDER / f"environment-{describe()}.json", environment())
 
 
+@functools.cache
 def environment() -> dict[str, Any]:
     """Return what results may depend on: packages, devices, code."""
     packages = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions() if one.metadata["Name"]}

@@ -11,7 +11,7 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -209,16 +209,10 @@ def unpack(sources: Sequence[Path], *, remember: bool = True) -> dict[str, Any]:
     whole, blobs, aside = _joined(sources)
     written: dict[str, float] = {}
     same: list[str] = []
-    at = 0
-    for blob in blobs:
-        data = whole[at : at + blob["size"]]
-        at += blob["size"]
+    for blob, data in _cut(whole, blobs):
         if hashlib.sha256(data).hexdigest() != blob["sha256"]:
             raise DataError(f"{blob['name']} in the pack is damaged; copy the parts again")
-    at = 0
-    for blob in blobs:
-        data = whole[at : at + blob["size"]]
-        at += blob["size"]
+    for blob, data in _cut(whole, blobs):
         if blob["kind"] == "records":
             here, there = _restored(data, aside if remember else ())
             written |= here
@@ -235,6 +229,13 @@ def unpack(sources: Sequence[Path], *, remember: bool = True) -> dict[str, Any]:
         earlier = read_json(KNOWN) if KNOWN.is_file() else {}
         write_json(KNOWN, earlier | {name: sha256_file(name) for name in [*written, *same]})
     return {"files": len(written), "weights": [b["name"] for b in blobs if b["kind"] == "weights"]}
+
+
+def _cut(whole: bytes, blobs: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    at = 0
+    for blob in blobs:
+        yield blob, whole[at : at + blob["size"]]
+        at += blob["size"]
 
 
 def _joined(sources: Sequence[Path]) -> tuple[bytes, list[dict[str, Any]], list[str]]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, Field
 
+from qwenlong.audit.bundles import layout
 from qwenlong.core import config_files
 from qwenlong.core.config import Config
 from qwenlong.core.config.section import Section, plain_name
@@ -16,7 +17,7 @@ from qwenlong.core.errors import ConfigError, DataError
 from qwenlong.core.files import digest_value, read_json, write_json
 
 #: Folder of marks and records of this package, below the state of a results folder.
-FOLDER = "state/replication"
+FOLDER = layout.RECORDS
 #: Folders that runs of one data seed share; in the order in which they are made.
 SHARED = ("corpus", "tokenizer", "synthesis", "models/base", "verification", "difficulty", "bins")
 

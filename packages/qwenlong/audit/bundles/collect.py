@@ -43,8 +43,6 @@ SIDECARS = (
     "synthesis/*.provenance.json",
 )
 EVALUATIONS = ("evaluation/*/*", "ablations/*/evaluation/*")
-#: What machines were and how long they were held, where the run says so.
-RECORDS = "state/replication"
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def _machines(results: Path) -> dict[str, Any]:
     """Return what a run's records say of its machines: cards, how many, drivers; empty where they say nothing."""
     cards: dict[str, None] = {}
     counts, cores = set(), set()
-    for file in sorted((results / RECORDS).glob("environment-*.json")):
+    for file in sorted((results / layout.RECORDS).glob("environment-*.json")):
         value = read_json(file)
         gpus = value.get("gpus") or []
         cards |= dict.fromkeys(str(gpu).partition(",")[0].strip() for gpu in gpus)
@@ -191,7 +189,7 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
                 continue
             layout.put(root, file.relative_to(run.results).as_posix(), file.read_bytes())
             taken += 1
-    for file in () if run.planned else sorted((run.results / RECORDS).rglob("*.json")):
+    for file in () if run.planned else sorted((run.results / layout.RECORDS).rglob("*.json")):
         layout.put(root, file.relative_to(run.results).as_posix(), travels.json(file))
     for pattern in () if run.planned else SIDECARS:
         for file in sorted(run.results.glob(pattern)):

@@ -28,16 +28,14 @@ def taught_by_others(results: Path, config: Config) -> dict[str, str]:
                 f"{name} is left out: rollouts of step {which} were not sampled with its weights (correlation below "
                 f"rollout_correlation {bound}); train it again"
             )
-    parents = {model: (parent,) for model, parent in PARENTS.items()} | {"sce_merge": MERGED_MODELS}
-    merges = {row.name: MERGED_MODELS for row in config.ablations.merges}
-    for model in (*parents, *merges):
-        # Nearest first: a model is left out by what it was made from, or by itself.
-        line = [model]
-        for one in line:
-            line += [parent for parent in parents.get(one, merges.get(one, ())) if parent not in line]
-        guilty = next((f"stages/{one}" for one in line if f"stages/{one}" in found), None)
-        if guilty is not None:
-            home = "ablations" if model in merges else "evaluation"
-            found[f"{home}/{model}"] = found[guilty]
-            found.setdefault(f"stages/{model}", found[guilty])
+    merges = [row.name for row in config.ablations.merges]
+    made_from: dict[str, tuple[str, ...]] = {model: (parent,) for model, parent in PARENTS.items()}
+    made_from |= dict.fromkeys(["sce_merge", *merges], MERGED_MODELS)
+
+    def reason(model: str) -> str | None:
+        return found.get(f"stages/{model}") or next(filter(None, map(reason, made_from.get(model, ()))), None)
+
+    for model in made_from:
+        if (why := reason(model)) is not None:
+            found[f"{'ablations' if model in merges else 'evaluation'}/{model}"] = found[f"stages/{model}"] = why
     return found

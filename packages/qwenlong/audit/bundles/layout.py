@@ -20,6 +20,8 @@ from qwenlong.core.errors import DataError
 from qwenlong.core.files import atomic_file, read_json, sha256_file, write_json
 
 MANIFEST, INDEX, REPORT, RUNS, DATA = "manifest.json", "bundle.json", "report", "runs", "data"
+#: What machines were and how long they were held, below a results folder, where the run says so.
+RECORDS = "state/replication"
 #: Version of this form.
 FORMAT = 1
 #: Endings of what is compressed.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+from qwenlong.audit.bundles import layout
 from qwenlong.audit.site import flops
 from qwenlong.audit.site.runs import Run
 from qwenlong.audit.tables import ABLATION_TABLES
@@ -89,7 +90,7 @@ def held(runs: Sequence[Run]) -> list[Held]:
     """Return the attempts of each part of each run, together."""
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in runs:
-        for file in sorted(run.folder.glob("state/replication/attempts/*.json")):
+        for file in sorted(run.folder.glob(f"{layout.RECORDS}/attempts/*.json")):
             value = read_json(file)
             if isinstance(value, dict) and isinstance(value.get("seconds"), (int, float)):
                 found.setdefault((run.name, str(value.get("run", ""))), []).append(value)
