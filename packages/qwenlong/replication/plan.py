@@ -74,6 +74,7 @@ class Run:
         values = self.config.model_dump(mode="json", exclude={"resources", "tracking"})
         if values["run"]["weights_dtype"] == "float32":
             del values["run"]["weights_dtype"]  # runs that were completed before it could be chosen stay complete
+        del values["run"]["scale"]  # a name in reports changes nothing that was run
         return digest_value([values, self.seed, self.targets])
 
     def complete(self) -> bool:

@@ -92,8 +92,8 @@ def _run(run: Run) -> Iterator[str]:
     for where, a, b in rescoring.compare(config_files.read_yaml(run.folder / "config.yaml"), values):
         yield f"{place}/config.yaml: {where} = {a!r}, expected {b!r}"
     own = run.config
-    if (own.run.seed, own.base.kind) != (run.seed, run.scale):
-        yield f"{place}/config.yaml: seed {own.run.seed} of {own.base.kind}, expected {run.seed} of {run.scale}"
+    if (own.run.seed, own.scale) != (run.seed, run.scale):
+        yield f"{place}/config.yaml: seed {own.run.seed} of {own.scale}, expected {run.seed} of {run.scale}"
     if not run.planned and (count := len(_files(run))) < int(run.record["files"]):
         yield f"{place}: {count} files, expected {run.record['files']}: seed {run.seed} of {run.scale} is not whole"
     for name, sidecar in run.sidecars.items():

@@ -132,12 +132,12 @@ def runs(results: Sequence[Path], configs: Sequence[Path], planned: Sequence[Pat
                 f"{found[name].results} and {folder} are both run {config.run.name!r} with seed {config.run.seed}; "
                 "give each once, or name one's run.name otherwise"
             )
-        found[name] = Run(folder, config, name, config.base.kind)
+        found[name] = Run(folder, config, name, config.scale)
     for file in planned:
         config = config_files.load(file)
         name = f"{config.run.name}-s{config.run.seed}"
         # What was planned and has run is a run.
-        found.setdefault(name, Run(Path(config.run.results), config, name, config.base.kind, True))
+        found.setdefault(name, Run(Path(config.run.results), config, name, config.scale, True))
     return sorted(found.values(), key=lambda run: (run.scale, run.config.run.name, run.config.run.seed))
 
 

@@ -19,6 +19,9 @@ class RunConfig(Section):
     """Name of the run; also the MLflow experiment."""
     results: str = "results/laptop"
     """Folder of everything the run writes, relative to the project or absolute."""
+    scale: Annotated[str, AfterValidator(plain_name)] | None = None
+    """What tells the size of the run from others in a bundle; runs of one scale are seeds of one number there.
+    None: base.kind."""
     seed: Annotated[int, Field(ge=0)] = 17
     """Seed of everything random; each use derives its own from it by name."""
     data_seed: Annotated[int, Field(ge=0)] | None = None

@@ -146,6 +146,11 @@ class Config(Section):
     resources: ResourcesConfig = ResourcesConfig()
     """Scheduler."""
 
+    @property
+    def scale(self) -> str:
+        """What the run is a seed of, beside others in a bundle."""
+        return self.run.scale or self.base.kind
+
     @model_validator(mode="before")
     @classmethod
     def _service_addresses(cls, values: Any) -> Any:
