@@ -84,7 +84,10 @@ def _report(config: Path, out: Path, results: Path | None, as_json: bool) -> Non
 
 @app.command("bundle")
 def bundle(
-    results: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="results folders: runs, seeds, scales")],
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULTS...", help="results folders: runs, seeds, scales; bundles: their runs"),
+    ],
     out: Annotated[Path, typer.Option(help="folder of the bundle; an older bundle there is replaced as a whole")],
     config: Annotated[
         list[Path] | None,

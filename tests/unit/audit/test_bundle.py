@@ -297,6 +297,67 @@ def test_runs_that_are_not_whole(runs: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 1 and "nothing to keep" in refused.output and not (tmp_path / "empty").exists()
 
 
+def test_runs_of_earlier_bundles(runs: Path, whole: Path, small: Path, tmp_path: Path) -> None:
+    """Without their results folders runs are taken over as they are; a results folder takes the place of its run."""
+
+    def made(out: Path, *given: Path, config: str = "") -> dict[str, str]:
+        options = ["--config", str(runs / config)] if config else []
+        done = RUN.invoke(app, ["bundle", *map(str, given), *options, "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        return layout.read_manifest(out)
+
+    index = layout.read_index(whole)
+    # Onto itself, with a run of its own made anew: the same bytes but for the place.
+    again = Path(shutil.copytree(whole, tmp_path / "again"))
+    before, after = layout.read_manifest(again), made(again, again, runs / "results/nano-s18", config="nano-s18.yaml")
+    kept = [name for name in before if name.startswith(("runs/", "data/"))]
+    assert len(kept) > 50 and {name: after.get(name) for name in kept} == {name: before[name] for name in kept}
+    assert layout.read_index(again)["runs"] == index["runs"] and verify(again) == (0, [])
+    # What was left out, with the reason, and a planned run come along; seeds of two bundles stand side by side.
+    value = json.loads((small / layout.INDEX).read_text())
+    assert value["runs"][0]["name"] == "smollm2-s17"
+    other = tmp_path / "other"
+    made(other, runs / "results/nano-s17", config="nano-s17.yaml")
+    marked = layout.read_index(other) | {"left_out": {"nano-s17": ["stages/rl_2 is left out: for this reason"]}}
+    (other / layout.INDEX).write_text(json.dumps(marked))
+    layout.write_manifest(other)
+    made(tmp_path / "both", small, other)
+    both = layout.read_index(tmp_path / "both")
+    assert [run["name"] for run in both["runs"]] == ["nano-s17", "smollm2-s17"] and both["left_out"] == marked[
+        "left_out"
+    ]
+    assert verify(tmp_path / "both") == (0, [])
+
+
+def test_nothing_is_taken_over_from_an_edited_bundle(copy: Path, whole: Path, tmp_path: Path) -> None:
+    """It would get a new digest; two bundles with one run are refused; neither leaves anything."""
+    out = tmp_path / "out"
+    done = RUN.invoke(app, ["bundle", str(copy), str(whole), "--out", str(out)])
+    assert done.exit_code == 2 and "both hold run smollm2-s17" in done.output
+    (copy / "runs/smollm2-s17/config.yaml").write_text("run: {seed: 18}\n")
+    done = RUN.invoke(app, ["bundle", str(copy), "--out", str(out)])
+    assert done.exit_code == 1 and "config.yaml: SHA-256" in done.output and "was edited" in done.output
+    shutil.copy(copy / "bundle.json", copy / "runs/smollm2-s17/extra.json")
+    done = RUN.invoke(app, ["bundle", str(copy), "--out", str(out)])
+    assert done.exit_code == 1 and not out.exists()
+
+
+def test_a_scale_of_its_own(runs: Path, tmp_path: Path) -> None:
+    """Two sizes of one base model are no seeds of one number when the configuration names them apart."""
+    text = (runs / "nano-s18.yaml").read_text()
+    file = tmp_path / "other.yaml"
+    assert "  scale: null\n" in text
+    file.write_text(text.replace("  scale: null\n", "  scale: nano_small\n"))
+    given = ["--config", str(runs / "nano-s17.yaml"), "--config", str(file)]
+    folders = [str(runs / "results" / name) for name in ("nano-s17", "nano-s18")]
+    done = RUN.invoke(app, ["bundle", *folders, *given, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    values = json.loads((tmp_path / "out/report/tables.json").read_text())
+    cells = {t["scale"]: t["rows"][0]["cells"]["avg"] for t in values["tables"] if t["name"] == "table10"}
+    assert {scale: cell["seeds"] for scale, cell in cells.items()} == {"nano": 1, "nano_small": 1}
+    assert verify(tmp_path / "out") == (0, [])
+
+
 def test_wrong_usage(runs: Path, tmp_path: Path) -> None:
     """Twice the same run, too few configurations, none at all, a folder of something else."""
     for given, said in (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwenlong.audit.bundles import layout
+from qwenlong.audit.bundles import carrying, layout
 from qwenlong.audit.bundles.foreign import taught_by_others
 from qwenlong.core import config_files
 from qwenlong.core.config import Config
@@ -54,6 +54,8 @@ class Run:
     name: str
     scale: str
     planned: bool = False
+    earlier: Mapping[str, Any] | None = None
+    """Its record in an earlier bundle, which `results` is then."""
 
 
 @dataclass
@@ -117,14 +119,17 @@ def _machines(results: Path) -> dict[str, Any]:
 def runs(results: Sequence[Path], configs: Sequence[Path], planned: Sequence[Path] = ()) -> list[Run]:
     """Return the runs of results folders, and those that are only planned, in the order of scale, name and seed.
 
-    Raises UsageError for a folder that is none, and for two runs of one name and seed.
+    A folder may be a bundle: its runs, but for those that a results folder has anew. Raises UsageError for a folder
+    that is none, and for two runs of one name and seed.
     """
+    bundles = [folder for folder in results if layout.is_bundle(folder)]
+    results = [folder for folder in results if folder not in bundles]
     if configs and len(configs) != len(results):
         raise UsageError(f"{len(configs)} --config for {len(results)} results folders; give one for each, in order")
     found: dict[str, Run] = {}
     for place, folder in enumerate(results):
         if not folder.is_dir():
-            raise UsageError(f"{folder} is no folder; give the run.results of a configuration")
+            raise UsageError(f"{folder} is no folder; give the run.results of a configuration, or a bundle")
         config = configuration(folder, configs[place] if configs else None)
         name = f"{config.run.name}-s{config.run.seed}"
         if name in found:
@@ -133,6 +138,16 @@ def runs(results: Sequence[Path], configs: Sequence[Path], planned: Sequence[Pat
                 "give each once, or name one's run.name otherwise"
             )
         found[name] = Run(folder, config, name, config.scale)
+    fresh = set(found)
+    for folder in bundles:
+        for record in carrying.records(folder):
+            name = str(record["name"])
+            if name in fresh:
+                continue
+            if name in found:
+                raise UsageError(f"{found[name].results} and {folder} both hold run {name}; give one of them")
+            config = config_files.load(folder / layout.RUNS / name / "config.yaml")
+            found[name] = Run(folder, config, name, str(record["scale"]), bool(record["planned"]), record)
     for file in planned:
         config = config_files.load(file)
         name = f"{config.run.name}-s{config.run.seed}"
@@ -176,6 +191,9 @@ def _place(out: Path) -> str:
 
 
 def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collected:
+    if run.earlier is not None:
+        carrying.copy(run.results, run.earlier, folder)
+        return Collected(dict(run.earlier), carrying.left_out(run.results, run.name))
     root = folder / layout.RUNS / run.name
     shown = run.config.run.results if not Path(run.config.run.results).is_absolute() else f"results/{run.name}"
     travels = _Travels(run.results, shown)
