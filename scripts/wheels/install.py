@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,19 +133,58 @@ def install(content: dict[str, Any], identity: str, wheels: Path, options: argpa
                 f"{wheel['name']}=={wheel['version']} --hash=sha256:{wheel['sha256']}\n" for wheel in content["wheels"]
             ]
             lock.write_text("".join(pins), encoding="utf-8")
-            words = [python, "-m", "pip", "--isolated", "--disable-pip-version-check", "--no-input", "install"]
-            words += ["--quiet", "--no-index", "--no-deps", "--no-cache-dir", "--require-hashes"]
-            words.append(f"--find-links={wheels.resolve()}")
-            # Whatever an interrupted run or the machine itself has of a package is no reason to leave it out.
-            words.append("--ignore-installed")
-            words += ["--upgrade", f"--target={folder}"] if options.target else []
             print(f"Installing {len(content['wheels'])} packages into {folder}", flush=True)
-            run([*words, "-r", str(lock)], "pip")
+            unpack(content, wheels.resolve(), folder, python, options)
         verify(content, folder, python, bool(options.target))
         set_state(folder, identity, "done")
     print(f"{folder} holds wheelhouse {identity[:8]}" + (" already" if state == "done" else ""))
     use = f"export PYTHONPATH={folder} PATH={folder}/bin:$PATH" if options.target else f"source {folder}/bin/activate"
     print(f"Use it: {use}")
+
+
+def unpack(content: dict[str, Any], wheels: Path, folder: Path, python: str, options: argparse.Namespace) -> None:
+    """Let several pips install a share of the wheels each: one leaves all cores but its own idle."""
+    words = [python, "-m", "pip", "--isolated", "--disable-pip-version-check", "--no-input", "install"]
+    words += ["--quiet", "--no-index", "--no-deps", "--no-cache-dir", "--require-hashes", f"--find-links={wheels}"]
+    # Whatever an interrupted run or the machine itself has of a package is no reason to leave it out.
+    words.append("--ignore-installed")
+    scratch = folder / ".lots"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    commands = []
+    for number, lot in enumerate(lots(content["wheels"], wheels, options.jobs)):
+        pins = scratch / f"{number}.txt"
+        pins.write_text("".join(f"{w['name']}=={w['version']} --hash=sha256:{w['sha256']}\n" for w in lot), "utf-8")
+        # Wheels share top folders, which pip would take away from one another in one target.
+        target = ["--upgrade", f"--target={scratch / str(number)}"] if options.target else []
+        commands.append([*words, *target, "-r", str(pins)])
+    with ThreadPoolExecutor(len(commands)) as pool:
+        list(pool.map(lambda command: run(command, "pip"), commands))
+    for number in range(len(commands) if options.target else 0):
+        merge(scratch / str(number), folder)
+    shutil.rmtree(scratch)
+
+
+def lots(wheels: list[dict[str, Any]], folder: Path, jobs: int | None) -> list[list[dict[str, Any]]]:
+    """Return the wheels in lots of about the same size: without a number one a core, of at least eight wheels."""
+    count = jobs or max(1, min(len(os.sched_getaffinity(0)), 16, len(wheels) // 8))
+    made: list[tuple[int, list[dict[str, Any]]]] = [(0, []) for _ in range(min(count, len(wheels)))]
+    for wheel in sorted(wheels, key=lambda w: -(folder / w["file"]).stat().st_size):
+        least = min(range(len(made)), key=lambda n: made[n][0])
+        made[least] = (made[least][0] + (folder / wheel["file"]).stat().st_size, [*made[least][1], wheel])
+    return [lot for _, lot in made]
+
+
+def merge(source: Path, target: Path) -> None:
+    """Move what is in a folder into another one, whose own files of the same name it replaces."""
+    for item in sorted(source.iterdir()):
+        place = target / item.name
+        if item.is_dir() and not item.is_symlink() and place.is_dir() and not place.is_symlink():
+            merge(item, place)
+            continue
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        item.replace(place)
 
 
 def make_environment(folder: Path, shared: bool) -> str:
@@ -189,6 +229,13 @@ def verify(content: dict[str, Any], folder: Path, python: str, target: bool) -> 
         )
 
 
+def whole(text: str) -> int:
+    """Read a number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return int(text)
+
+
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="install.sh", description="Install a wheelhouse without a network.")
@@ -198,6 +245,7 @@ def arguments() -> argparse.Namespace:
     where.add_argument("--check", action="store_true", help="check files and platform only")
     parser.add_argument("--from", dest="sources", nargs="+", default=[], metavar="PATH", help="parts, or folders")
     parser.add_argument("--joined", metavar="DIR", help="where parts are put together (default: joined, beside this)")
+    parser.add_argument("--jobs", type=whole, metavar="N", help="pips side by side (default: by cores and packages)")
     parser.add_argument("--allow-missing", action="store_true", help="go on without packages that were left out")
     return parser.parse_args()
 

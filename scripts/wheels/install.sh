@@ -8,6 +8,7 @@
 #
 #   --from PATH      parts, or folders of parts or of wheels (several; default: the folder of this script)
 #   --joined DIR     where parts are put together (default: joined, beside this script)
+#   --jobs N         pips side by side (default: one a core, at most 16)
 #   --allow-missing  go on where the machine lacks a package that the wheelhouse was made without
 #
 #   PYTHON           the interpreter (default: python3.12, else python3 if it is that)

@@ -38,12 +38,18 @@ def build_wheel(folder, settings=None, metadata=None):
 BUILD_SYSTEM = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
 
 
-def make_wheel(folder: Path, name: str, version: str, tag: str = "py3-none-any", body: bytes = b"") -> Path:
-    """Write a wheel with one module, named as the package, that holds its version (and `body` as a file beside it)."""
+def make_wheel(
+    folder: Path, name: str, version: str, tag: str = "py3-none-any", body: bytes = b"", space: str = ""
+) -> Path:
+    """Write a wheel with one module, named as the package, that holds its version (and `body` as a file beside it).
+
+    `space`: the folder of a namespace that the module lies in.
+    """
     info = f"{name}-{version}.dist-info"
+    module = f"{space}/{name}" if space else name
     files = {
-        f"{name}/__init__.py": f"VERSION = {version!r}\n".encode(),
-        f"{name}/body.bin": body,
+        f"{module}/__init__.py": f"VERSION = {version!r}\n".encode(),
+        f"{module}/body.bin": body,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: {tag}\n".encode(),
     }
@@ -101,6 +107,11 @@ class World:
     @property
     def packages(self) -> Path:
         return self.folder / "packages"
+
+    def namespaced(self, *names: str) -> None:
+        """Give the registry packages that share the folder `shared`."""
+        for name in names:
+            make_wheel(self.packages, name, "1.0", space="shared")
 
     def lock(self, *pins: str) -> None:
         (self.folder / "lock.txt").write_text("# a lock\n" + "".join(f"{pin}\n" for pin in pins))

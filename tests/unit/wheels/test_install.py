@@ -43,6 +43,37 @@ def test_from_its_folder(filled: Any) -> None:
     assert "beta 1.0: absent" in filled.install("--target", place, code=1)
 
 
+def test_several_pips_share_folders(filled: Any) -> None:
+    """Packages of one namespace, installed by different pips, are all there; with and without an environment."""
+    filled.namespaced("delta", "epsilon")
+    filled.lock("alpha==1.0", "Beta==1.0", "gamma==1.0", "delta==1.0", "epsilon==1.0")
+    filled.build("--part-mb", 0)
+    place = filled.folder / "place"
+    filled.install("--target", place, "--jobs", 4)
+    assert [imported(place, f"shared.{name}") for name in ("delta", "epsilon")] == ["1.0", "1.0"]
+    assert imported(place, "alpha") == "1.0" and not (place / ".lots").exists()
+    filled.install("--venv", filled.folder / "env", "--jobs", 3)
+    code = "import shared.delta, shared.epsilon, gamma; print(shared.delta.VERSION)"
+    done = subprocess.run([filled.folder / "env/bin/python", "-c", code], capture_output=True, text=True)
+    assert done.stdout == "1.0\n", done.stderr
+    assert "no number of at least 1" in filled.install("--target", place, "--jobs", 0, code=2)
+
+
+def test_one_of_several_pips_fails(filled: Any) -> None:
+    """Its words are shown, and the same command goes on afterwards."""
+    (broken,) = (filled.out / "wheels").glob("gamma-*.whl")
+    data = b"no archive"
+    broken.write_bytes(data)
+    # Digest and size are right, so that only pip finds out.
+    wheels = json.loads((filled.out / "manifest.json").read_text())["wheels"]
+    right = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    edit(filled, wheels=[wheel | (right if wheel["name"] == "gamma" else {}) for wheel in wheels])
+    place = filled.folder / "place"
+    said = filled.install("--target", place, "--jobs", 3, code=1)
+    assert "pip failed" in said and "gamma" in said
+    assert json.loads((place / ".wheelhouse.json").read_text())["state"] == "begun"
+
+
 def test_from_parts_in_any_order(filled: Any) -> None:
     parts = sorted((filled.out / "parts").glob("*.tar"))
     assert len(parts) > 2 and max(path.stat().st_size for path in parts) <= 1 << 20
