@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from qwenlong.core.config import MODELS, PARENTS, Config
-from qwenlong.core.config.merging import MERGED_MODELS
+from qwenlong.core.config import MODELS, Config
 from qwenlong.replication.plan import FOLDER
 
 #: Patterns below a results folder, in three tiers: results, what later stages read, what explains. The corpus stays:
@@ -125,10 +124,9 @@ def _needed(results: Path, config: Config, file: Path) -> bool:
         wanted = [folder.parent / "evaluation" / benchmark for benchmark in config.evaluation.benchmarks]
     else:
         name = folder.name
-        children = [stage for stage, parent in PARENTS.items() if parent == name]
-        if name in MERGED_MODELS or name == config.merge.base:
-            children.append("sce_merge")
-        if any(not (results / "models" / child).is_dir() for child in children if child in MODELS):
+        children = {child for child, parents in config.parents().items() if name in parents}
+        children |= {"sce_merge"} if name == config.merge.base else set()
+        if any(not (results / "models" / child).is_dir() for child in children & set(MODELS)):
             return True
         wanted = [results / "evaluation" / name / benchmark for benchmark in config.evaluation.benchmarks]
         if name != "naive_grpo":

@@ -310,11 +310,13 @@ def test_blocks_and_threads_decide_nothing_about_the_bytes_that_come_back(
     assert not (tmp_path / "bad.safetensors").exists()
 
 
-def test_a_plan_completed_before_the_dtype_could_be_chosen_stays_complete(place: Path) -> None:
+def test_a_plan_stays_complete_whatever_came_to_be_chosen_since(place: Path) -> None:
     first = plan.load("plan.yaml")[0]
     values = first.config.model_dump(mode="json", exclude={"resources", "tracking"})
-    assert values["run"].pop("weights_dtype") == "float32"
+    assert values["run"].pop("weights_dtype") == "float32" and values["run"].pop("scale") is None
     assert first.digest == digest_value([values, first.seed, first.targets])
+    write_text("c.yaml", CONFIG.replace("{name: small,", "{name: small, scale: other,"))
+    assert plan.load("plan.yaml")[0].digest == first.digest
     write_text("c.yaml", CONFIG.replace("{name: small,", "{name: small, weights_dtype: bfloat16,"))
     assert plan.load("plan.yaml")[0].digest != first.digest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qwenlong.audit.results import read_metrics
-from qwenlong.core.config import MERGED_MODELS, PARENTS, Config, DivergenceConfig
+from qwenlong.core.config import Config, DivergenceConfig
 from qwenlong.core.rollout_fit import foreign
 
 
@@ -29,8 +29,7 @@ def taught_by_others(results: Path, config: Config) -> dict[str, str]:
                 f"rollout_correlation {bound}); train it again"
             )
     merges = [row.name for row in config.ablations.merges]
-    made_from: dict[str, tuple[str, ...]] = {model: (parent,) for model, parent in PARENTS.items()}
-    made_from |= dict.fromkeys(["sce_merge", *merges], MERGED_MODELS)
+    made_from = config.parents()
 
     def reason(model: str) -> str | None:
         return found.get(f"stages/{model}") or next(filter(None, map(reason, made_from.get(model, ()))), None)

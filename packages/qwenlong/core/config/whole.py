@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from qwenlong.core.config.data import CorpusConfig, RunConfig, SelectionConfig, SynthesisConfig, TrackingConfig
 from qwenlong.core.config.fit import engine_faults, stage_faults
-from qwenlong.core.config.merging import MergeConfig, MergeRow
+from qwenlong.core.config.merging import MERGED_MODELS, MergeConfig, MergeRow
 from qwenlong.core.config.models import (
     AgentConfig,
     BaseConfig,
@@ -145,6 +145,11 @@ class Config(Section):
     """Tables 2, 4, 5, and other merges for Table 10."""
     resources: ResourcesConfig = ResourcesConfig()
     """Scheduler."""
+
+    def parents(self) -> dict[str, tuple[str, ...]]:
+        """Return what each model of the recipe, and each other merge, is made from; the base model is in no list."""
+        made: dict[str, tuple[str, ...]] = {model: (parent,) for model, parent in PARENTS.items()}
+        return made | dict.fromkeys(["sce_merge", *(row.name for row in self.ablations.merges)], MERGED_MODELS)
 
     @property
     def scale(self) -> str:
