@@ -120,6 +120,7 @@ def test_times_stand_beside_floors(whole: Path) -> None:
     # Steps 2 to 4 of 512 rollouts with 42, 43 and 44 tokens: the median.
     assert stage["rollout_tokens"] == pytest.approx(512 * 43 / 2.5, rel=1e-4)
     table = next(t for t in values["tables"] if t["scale"] == "nano" and t["table"] == "table10")
+    assert table["machines"] == ["NVIDIA H200"]
     assert table["seeds"] == 2 and table["asking"] == pytest.approx(2 * 6 * 12.5 / 60, rel=1e-4)
 
 
@@ -340,6 +341,21 @@ def test_nothing_is_taken_over_from_an_edited_bundle(copy: Path, whole: Path, tm
     shutil.copy(copy / "bundle.json", copy / "runs/smollm2-s17/extra.json")
     done = RUN.invoke(app, ["bundle", str(copy), "--out", str(out)])
     assert done.exit_code == 1 and not out.exists()
+
+
+def test_minutes_of_cores_are_none_of_a_gpu(runs: Path, tmp_path: Path) -> None:
+    """A machine without a GPU is named by its cores; its stages have times and no floors."""
+    results = Path(shutil.copytree(runs / "results/nano-s17", tmp_path / "nano-s17"))
+    record = results / "state/replication/environment-0a1b.json"
+    record.write_text(json.dumps({"gpus": [], "cores": 2}))
+    out = tmp_path / "out"
+    done = RUN.invoke(app, ["bundle", str(results), "--config", str(runs / "nano-s17.yaml"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    values = json.loads((out / "report/tables.json").read_text())["efficiency"]
+    assert {tuple(table["machines"]) for table in values["tables"]} == {("CPU, 2 cores",)}
+    assert values["stages"] and all(stage["step"] > 0 and stage["mfu"] is None for stage in values["stages"])
+    assert "CPU, 2 cores" in (out / "report/efficiency.html").read_text()
+    assert "CPU, 2 cores" in (out / "report/index.html").read_text()
 
 
 def test_a_scale_of_its_own(runs: Path, tmp_path: Path) -> None:

@@ -100,20 +100,22 @@ def _last_used(results: Path) -> str:
 
 
 def _machines(results: Path) -> dict[str, Any]:
-    """Return what a run's records say of its machines: cards, how many, drivers; empty where they say nothing."""
+    """Return what a run's records say of its machines: cards, how many, cores; empty where they say nothing."""
     cards: dict[str, None] = {}
-    counts, cores = set(), set()
+    counts, cores, bare = set(), set(), 0
     for file in sorted((results / layout.RECORDS).glob("environment-*.json")):
         value = read_json(file)
         gpus = value.get("gpus") or []
         cards |= dict.fromkeys(str(gpu).partition(",")[0].strip() for gpu in gpus)
         counts |= {len(gpus)} if gpus else set()
         cores |= {value["cores"]} if value.get("cores") else set()
+        bare += not gpus
+    most = {"cores": max(cores)} if cores else {}
     if not cards:
-        return {}
+        return {"device": f"CPU, {max(cores)} cores", **most} if bare and cores else {}
     # Several kinds of cards: no floor is that of the run.
     many = {"devices": max(counts)} if len(counts) == 1 else {}
-    return {"device": "; ".join(cards), **many, **({"cores": max(cores)} if cores else {})}
+    return {"device": "; ".join(cards), **many, **most}
 
 
 def runs(results: Sequence[Path], configs: Sequence[Path], planned: Sequence[Path] = ()) -> list[Run]:

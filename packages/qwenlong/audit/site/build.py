@@ -28,7 +28,7 @@ TITLES = {
     "tables": "Tables",
     "figures": "Figures",
     "published": "Published numbers",
-    "efficiency": "GPU time",
+    "efficiency": "Time",
     "sources": "Sources",
     "assumptions": "Assumptions",
 }

@@ -51,7 +51,10 @@ class StageTime:
 
 @dataclass(frozen=True)
 class TableTime:
-    """Minutes of GPUs behind a table at one scale: training, and asking the models, over the seeds that have run."""
+    """Minutes of machines behind a table at one scale: training, and asking the models, over the seeds that have run.
+
+    Each GPU of a machine counts; one without any counts once.
+    """
 
     table: str
     scale: str
@@ -60,6 +63,8 @@ class TableTime:
     asking: float
     wall: float | None
     """By Snakemake's clock, starts and ends included; none where no run has it."""
+    machines: tuple[str, ...]
+    """What the minutes are of; empty where nothing was recorded."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the row for tables.json."""
@@ -209,6 +214,7 @@ def tables(runs: Sequence[Run], scale: str) -> list[TableTime]:
     for table, rows in members.items():
         training = asking = wall = 0.0
         seeds, clocked = set(), False
+        machines: dict[str, None] = {}
         for run in runs:
             cards = int(run.record["environment"].get("devices", 1))
             mine = cards * sum(_minutes(run.metrics(name, ablation)) for name, ablation in sorted(rows))
@@ -220,8 +226,10 @@ def tables(runs: Sequence[Run], scale: str) -> list[TableTime]:
                 wall, clocked = wall + clock, True
             if mine or asked:
                 seeds.add(run.seed)
+                machines |= dict.fromkeys(filter(None, [str(run.record["environment"].get("device", ""))]))
         if seeds:
-            found.append(TableTime(table, scale, len(seeds), training, asking, wall if clocked else None))
+            clock = wall if clocked else None
+            found.append(TableTime(table, scale, len(seeds), training, asking, clock, tuple(machines)))
     return found
 
 
