@@ -111,9 +111,12 @@ def test_a_plan_with_a_fault_is_refused(runs: list[plan.Run]) -> None:
         plan.load("bad.yaml")
 
 
-def test_the_shipped_plan_asks_for_what_its_configurations_have(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("file", ["h200", "cpu"])
+def test_a_shipped_plan_asks_for_what_its_configurations_have(
+    root: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
     monkeypatch.chdir(root)
-    planned = plan.load("configs/plans/h200.yaml")
+    planned = plan.load(f"configs/plans/{file}.yaml")
     assert len({run.name for run in planned}) == len(planned)
     for run in planned:
         rows = {row.name for row in run.config.ablations.rows if not isinstance(row, str)}
@@ -121,4 +124,4 @@ def test_the_shipped_plan_asks_for_what_its_configurations_have(root: Path, monk
             assert target == "evaluate" or Path(target).parts[4] in rows
         # Seeds share their data; stages, whose seed is the run's, do not.
         assert run.data == Path(run.config.run.results).parent / "seed_17"
-    assert planned[0].name == "nano_stages-17"
+    assert planned[0].name == {"h200": "nano_stages-17", "cpu": "cpu_stages-17"}[file]
