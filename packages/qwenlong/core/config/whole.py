@@ -147,7 +147,7 @@ class Config(Section):
     """Scheduler."""
 
     def parents(self) -> dict[str, tuple[str, ...]]:
-        """Return what each model of the recipe, and each other merge, is made from; the base model is in no list."""
+        """Return what each model of the recipe, and each other merge, is made from."""
         made: dict[str, tuple[str, ...]] = {model: (parent,) for model, parent in PARENTS.items()}
         return made | dict.fromkeys(["sce_merge", *(row.name for row in self.ablations.merges)], MERGED_MODELS)
 
