@@ -129,10 +129,7 @@ def install(content: dict[str, Any], identity: str, wheels: Path, options: argpa
         python = make_environment(folder, bool(content["without"])) if options.venv else sys.executable
         lock = folder / ".wheelhouse.txt"
         if state != "done":
-            pins = [
-                f"{wheel['name']}=={wheel['version']} --hash=sha256:{wheel['sha256']}\n" for wheel in content["wheels"]
-            ]
-            lock.write_text("".join(pins), encoding="utf-8")
+            lock.write_text(pins(content["wheels"]), encoding="utf-8")
             print(f"Installing {len(content['wheels'])} packages into {folder}", flush=True)
             unpack(content, wheels.resolve(), folder, python, options)
         verify(content, folder, python, bool(options.target))
@@ -153,16 +150,21 @@ def unpack(content: dict[str, Any], wheels: Path, folder: Path, python: str, opt
     scratch.mkdir()
     commands = []
     for number, lot in enumerate(lots(content["wheels"], wheels, options.jobs)):
-        pins = scratch / f"{number}.txt"
-        pins.write_text("".join(f"{w['name']}=={w['version']} --hash=sha256:{w['sha256']}\n" for w in lot), "utf-8")
+        lock = scratch / f"{number}.txt"
+        lock.write_text(pins(lot), encoding="utf-8")
         # Wheels share top folders, which pip would take away from one another in one target.
         target = ["--upgrade", f"--target={scratch / str(number)}"] if options.target else []
-        commands.append([*words, *target, "-r", str(pins)])
+        commands.append([*words, *target, "-r", str(lock)])
     with ThreadPoolExecutor(len(commands)) as pool:
         list(pool.map(lambda command: run(command, "pip"), commands))
     for number in range(len(commands) if options.target else 0):
         merge(scratch / str(number), folder)
     shutil.rmtree(scratch)
+
+
+def pins(wheels: list[dict[str, Any]]) -> str:
+    """Return the wheels as pip's requirements, each with its digest."""
+    return "".join(f"{wheel['name']}=={wheel['version']} --hash=sha256:{wheel['sha256']}\n" for wheel in wheels)
 
 
 def lots(wheels: list[dict[str, Any]], folder: Path, jobs: int | None) -> list[list[dict[str, Any]]]:

@@ -71,10 +71,9 @@ class Run:
     @property
     def digest(self) -> str:
         """Digest of what the run is asked for."""
-        values = self.config.model_dump(mode="json", exclude={"resources", "tracking"})
+        values = self.config.model_dump(mode="json", exclude={"resources": True, "tracking": True, "run": {"scale"}})
         if values["run"]["weights_dtype"] == "float32":
             del values["run"]["weights_dtype"]  # runs that were completed before it could be chosen stay complete
-        del values["run"]["scale"]  # a name in reports changes nothing that was run
         return digest_value([values, self.seed, self.targets])
 
     def complete(self) -> bool:

@@ -54,8 +54,8 @@ class Run:
     name: str
     scale: str
     planned: bool = False
-    earlier: Mapping[str, Any] | None = None
-    """Its record in an earlier bundle, which `results` is then."""
+    earlier: carrying.Earlier | None = None
+    """What an earlier bundle has of it, which `results` is then."""
 
 
 @dataclass
@@ -142,14 +142,14 @@ def runs(results: Sequence[Path], configs: Sequence[Path], planned: Sequence[Pat
         found[name] = Run(folder, config, name, config.scale)
     fresh = set(found)
     for folder in bundles:
-        for record in carrying.records(folder):
-            name = str(record["name"])
+        for one in carrying.earlier(folder):
+            name = str(one.record["name"])
             if name in fresh:
                 continue
             if name in found:
                 raise UsageError(f"{found[name].results} and {folder} both hold run {name}; give one of them")
             config = config_files.load(folder / layout.RUNS / name / "config.yaml")
-            found[name] = Run(folder, config, name, str(record["scale"]), bool(record["planned"]), record)
+            found[name] = Run(folder, config, name, str(one.record["scale"]), bool(one.record["planned"]), one)
     for file in planned:
         config = config_files.load(file)
         name = f"{config.run.name}-s{config.run.seed}"
@@ -194,8 +194,8 @@ def _place(out: Path) -> str:
 
 def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collected:
     if run.earlier is not None:
-        carrying.copy(run.results, run.earlier, folder)
-        return Collected(dict(run.earlier), carrying.left_out(run.results, run.name))
+        carrying.copy(run.earlier, folder)
+        return Collected(dict(run.earlier.record), list(run.earlier.left_out))
     root = folder / layout.RUNS / run.name
     shown = run.config.run.results if not Path(run.config.run.results).is_absolute() else f"results/{run.name}"
     travels = _Travels(run.results, shown)

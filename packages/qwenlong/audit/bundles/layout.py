@@ -93,6 +93,18 @@ def read_index(folder: Path) -> dict[str, Any]:
     return value
 
 
+def differing(folder: Path, recorded: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each file that is not what the manifest says, and how it differs; none without a manifest."""
+    present = set(files(folder))
+    for name in sorted({*recorded, *present}):
+        if name not in present:
+            yield name, f"{name}: is missing, expected SHA-256 {recorded[name][:12]}"
+        elif recorded and name not in recorded:
+            yield name, f"{name}: is in no manifest; remove it, or bundle the runs again"
+        elif recorded and (found := sha256_file(folder / name)) != recorded[name]:
+            yield name, f"{name}: SHA-256 {found[:12]}, expected {recorded[name][:12]}"
+
+
 def put(folder: Path, name: str, data: bytes) -> None:
     """Write one file of a bundle, compressed where its name says that it is long."""
     long = name.endswith(LONG)
