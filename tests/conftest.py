@@ -45,6 +45,17 @@ def snakemake() -> Run:
     return run
 
 
+@pytest.fixture(autouse=True)
+def log_ends_with_the_test() -> Iterator[None]:
+    """A command that a test calls in this process logs to that test's stderr, which is closed after it."""
+    import logging
+
+    yield
+    root = logging.getLogger()
+    for handler in [one for one in root.handlers if getattr(one, "_qwenlong", False)]:
+        root.removeHandler(handler)
+
+
 @pytest.fixture
 def endpoint() -> Iterator[Any]:
     """A scripted model endpoint (tests/scripted.py)."""

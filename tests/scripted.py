@@ -125,6 +125,26 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep quiet."""
 
 
+def together(answer: Callable[[dict[str, Any]], Any], count: int) -> Callable[[dict[str, Any]], Any]:
+    """Answer nobody before `count` requests are there at once, however slow the machine; 20 seconds alone are a 500."""
+    meeting = threading.Barrier(count)
+    met = threading.Event()
+
+    def held(body: dict[str, Any]) -> Any:
+        if not met.is_set():
+            try:
+                meeting.wait(20)
+            except threading.BrokenBarrierError:
+                # Those who came after the meeting wait for none; without one, all are turned away.
+                if not met.is_set():
+                    return {"status": 500}
+            met.set()
+            meeting.abort()
+        return answer(body)
+
+    return held
+
+
 @contextmanager
 def serving() -> Iterator[Endpoint]:
     """Serve until the block ends."""

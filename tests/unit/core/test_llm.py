@@ -15,6 +15,7 @@ import pytest
 from qwenlong.core.config import EndpointConfig
 from qwenlong.core.errors import ConfigError
 from qwenlong.core.llm import Client, LLMError, Rejected, Reply, Unavailable
+from scripted import together
 
 KEY = "correct-horse-battery-staple"
 MESSAGES = [{"role": "user", "content": "Which year?"}]
@@ -50,6 +51,10 @@ class Script:
     @property
     def times(self) -> list[float]:
         return list(self._endpoint.times)
+
+    def meet(self, count: int) -> None:
+        """Answer once `count` requests are in flight."""
+        self._endpoint.answer = together(self._answer, count)
 
     @property
     def most(self) -> int:
@@ -199,7 +204,7 @@ def test_a_missing_or_unusable_key_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_requests_in_flight_are_capped(server: Script) -> None:
-    server.script = [(200, GOOD, {}, 0.05)]
+    server.meet(3)
     assert len(ask(server.url, n=12, concurrency=3)) == 12
     assert server.most == 3
 
