@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenlong.training.ray_cluster.network import free_port
+from qwenlong.core.network import free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 QWENLONG = [sys.executable, "-m", "qwenlong"]

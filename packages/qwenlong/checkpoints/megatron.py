@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 from qwenlong.core.errors import DataError, QwenlongError
+from qwenlong.core.network import free_port
 
 _MODULE = "verl.model_merger"
 
@@ -83,10 +83,8 @@ def merge(folder: Path, out: Path) -> None:
 
 def _environment() -> dict[str, str]:
     # One rank. The merger has a fixed port of its own, which another may use.
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    ranks["MASTER_PORT"] = str(free_port("127.0.0.1"))
     return {**os.environ, **ranks, "HF_HUB_OFFLINE": "1"}
 
 

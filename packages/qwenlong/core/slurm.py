@@ -1,4 +1,4 @@
-"""What Slurm knows of jobs, by its client programs; where there are none, nothing is known."""
+"""What Slurm knows of jobs and machines, by its client programs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import getpass
 import os
 import shutil
 import subprocess
+
+from qwenlong.core.errors import QwenlongError
 
 _SECONDS = 30
 
@@ -19,7 +21,10 @@ def own_job() -> str | None:
 
 
 class Jobs:
-    """The user's jobs that wait or run on this machine's cluster; asked for once, at first use."""
+    """The user's jobs that wait or run on this machine's cluster; asked for once, at first use.
+
+    Without Slurm's programs nothing is known.
+    """
 
     def __init__(self) -> None:
         self._asked = False
@@ -51,6 +56,28 @@ class Jobs:
         if not self._asked:
             self._ask()
         return self._live is not None and cluster == self._cluster and number not in self._live
+
+
+def hostnames(listed: str) -> tuple[str, ...]:
+    """Return the machines of a list in Slurm's notation ("node[1-3,7]"), which Slurm itself spells out.
+
+    Raises QwenlongError as `scontrol` does.
+    """
+    return tuple(scontrol("show", "hostnames", listed).split())
+
+
+def scontrol(*words: str) -> str:
+    """Return what Slurm's scontrol prints. Raises QwenlongError where it is not there, fails, or does not answer."""
+    if shutil.which("scontrol") is None:
+        raise QwenlongError("scontrol is not in PATH; load Slurm's client programs on this machine")
+    said = " ".join(("scontrol", *words))
+    try:
+        done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise QwenlongError(f"{said} did not answer within {_SECONDS} s; see `scontrol ping`, then try again") from None
+    if done.returncode:
+        raise QwenlongError(f"{said} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
 
 
 def ask(*words: str) -> str | None:

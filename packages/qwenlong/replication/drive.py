@@ -240,7 +240,7 @@ def shared_ray(config: Path) -> Iterator[dict[str, str]]:
     import secrets
 
     from qwenlong.core.errors import QwenlongError
-    from qwenlong.training.ray_cluster.network import answers, free_port
+    from qwenlong.core.network import answers, free_port
 
     port = free_port("127.0.0.1")
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -6,7 +6,6 @@ terminated, and after GRACE seconds killed with every process that descends from
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -16,20 +15,15 @@ import time
 
 import psutil
 
-_SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
+from qwenlong.core.descendants import adopt_orphans, die_with_parent
+
 #: Seconds that a server's own processes may outlive it.
 _LEFT = 2.0
 
 
-def _prctl(option: int, value: int) -> None:
-    # Elsewhere than on Linux the closed pipe alone has to do.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
 def _last_wish() -> None:
     """In the server's process: should this keeper be killed, the server is, too."""
-    _prctl(_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent(signal.SIGKILL)
 
 
 def _descendants() -> list[psutil.Process]:
@@ -71,7 +65,7 @@ def main(arguments: list[str]) -> int:
     """Run the command until it ends or the parent goes; return its exit code, 128 + n for a signal."""
     grace, command = float(arguments[0]), arguments[1:]
     # What the server leaves to init comes to this process instead.
-    _prctl(_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: over.set())

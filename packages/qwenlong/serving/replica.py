@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import random
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import httpx
 
 from qwenlong.core.config import ServiceConfig
 from qwenlong.core.logs import get
+from qwenlong.core.network import free_port
 from qwenlong.serving import argv
 from qwenlong.serving.argv import Spot
 
@@ -112,7 +112,7 @@ class Replica:
 
     async def _start(self) -> None:
         service, spot = self.service, self.spot
-        self.port = _free_port() if spot.local else _any_port()
+        self.port = free_port(_LOOPBACK) if spot.local else _any_port()
         ring = _any_port()
         listen = _LOOPBACK if spot.local else "0.0.0.0"
         variables = os.environ | service.environment | {"VLLM_API_KEY": self.key, "QWENLONG_SERVICE_KEY": self.key}
@@ -213,12 +213,6 @@ async def _kept(line: list[str], variables: dict[str, str], log: IO[bytes]) -> a
         stderr=log,
         start_new_session=True,
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def _any_port() -> int:

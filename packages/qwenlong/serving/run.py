@@ -8,7 +8,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from qwenlong.core.files import write_json
 from qwenlong.core.llm.places import FILE
 from qwenlong.core.logs import get
 from qwenlong.core.ownership import VARIABLE, Identity, host, lock
+from qwenlong.core.slurm import hostnames
 from qwenlong.memory_agent.backends import label
 from qwenlong.memory_agent.guards import Bounds
 from qwenlong.memory_agent.server import bind
@@ -80,10 +80,7 @@ def hosts() -> list[str]:
     nodes = os.environ.get("SLURM_JOB_NODELIST")
     if nodes is None or os.environ.get("SLURM_JOB_NUM_NODES", "1") == "1":
         return [host()]
-    done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True)
-    if done.returncode or not done.stdout.split():
-        raise QwenlongError(f"scontrol cannot name the machines of {nodes!r}: {done.stderr.strip()}")
-    return done.stdout.split()
+    return list(hostnames(nodes))
 
 
 def run(order: Order, ready: Callable[[str], None]) -> None:

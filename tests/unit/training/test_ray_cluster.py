@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from qwenlong.core.config import EngineConfig
-from qwenlong.core.errors import ConfigError, QwenlongError, UsageError
-from qwenlong.training.ray_cluster import allocation, arguments, network
+from qwenlong.core.errors import ConfigError, UsageError
+from qwenlong.training.ray_cluster import allocation, arguments
 from qwenlong.training.ray_cluster.health import Node, faults, versions
 from qwenlong.training.ray_cluster.node import cores, temp_folder
 
@@ -145,22 +144,6 @@ def test_rays_folder_is_the_jobs_where_it_is_short(tmp_path):
 def test_cores_are_the_jobs():
     assert cores({"SLURM_CPUS_ON_NODE": "12"}) == 12
     assert cores({}) == cores({"SLURM_CPUS_ON_NODE": ""}) == os.cpu_count()
-
-
-def test_a_taken_port_is_refused_and_a_free_one_found():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        taken = server.getsockname()[1]
-        with pytest.raises(QwenlongError, match=f"engine.ray.port = {taken} at 127.0.0.1"):
-            network.free_port("127.0.0.1", taken)
-        assert network.answers("127.0.0.1", taken)
-    port = network.free_port("127.0.0.1")
-    assert not network.answers("127.0.0.1", port)
-
-
-def test_an_interface_that_is_not_there_is_named_with_those_that_are():
-    with pytest.raises(ConfigError, match=r"engine.ray.interface = 'ib7', but .* has .*lo"):
-        network.own_address("ib7", "10.0.0.1")
-    assert network.own_address("lo", "10.0.0.1") == network.own_address(None, "127.0.0.1") == "127.0.0.1"
 
 
 def test_a_job_step_forgets_the_size_of_the_step_around_it():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qwenlong.core.errors import ConfigError, QwenlongError, UsageError
+from qwenlong.core.slurm import hostnames, scontrol
 
 
 @dataclass(frozen=True)
@@ -48,23 +47,9 @@ def current(wanted: int, environment: Mapping[str, str] = os.environ) -> Allocat
     return Allocation(job, (own, *(name for name in names if name != own))[:wanted])
 
 
-def hostnames(listed: str) -> tuple[str, ...]:
-    """Return the machines of a list in Slurm's notation ("node[1-3,7]"), which Slurm itself spells out."""
-    return tuple(_scontrol("show", "hostnames", listed).split())
-
-
 def _node_list(job: str) -> str:
-    fields = dict(word.split("=", 1) for word in _scontrol("show", "job", "-o", job).split() if "=" in word)
+    fields = dict(word.split("=", 1) for word in scontrol("show", "job", "-o", job).split() if "=" in word)
     return fields.get("NodeList", "")
-
-
-def _scontrol(*words: str) -> str:
-    if shutil.which("scontrol") is None:
-        raise QwenlongError("scontrol is not in PATH; load Slurm's client programs on this machine")
-    done = subprocess.run(["scontrol", *words], capture_output=True, text=True)
-    if done.returncode:
-        raise QwenlongError(f"scontrol {' '.join(words)} failed: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
 
 
 def for_step(environment: Mapping[str, str]) -> dict[str, str]:

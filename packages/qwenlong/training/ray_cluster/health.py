@@ -17,7 +17,7 @@ from typing import Any
 from qwenlong.core.config import EngineConfig
 from qwenlong.core.errors import QwenlongError
 from qwenlong.core.files import code_digest
-from qwenlong.training.ray_cluster.network import answers
+from qwenlong.core.network import answers
 
 #: Packages whose versions all machines must share; one that no machine has is no fault.
 PACKAGES = ("ray", "torch", "verl", "vllm", "transformers", "tensordict", "numpy", "qwenlong")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import select
@@ -19,15 +18,15 @@ from pathlib import Path
 
 from qwenlong.core.config import EngineConfig
 from qwenlong.core.config.ray import TEMP_LIMIT
+from qwenlong.core.descendants import adopt_orphans, die_with_parent
 from qwenlong.core.errors import ConfigError, QwenlongError
+from qwenlong.core.network import answers, free_port, own_address, own_addresses
 from qwenlong.core.processes import terminate_as_exit
 from qwenlong.training.ray_cluster.arguments import start
-from qwenlong.training.ray_cluster.network import answers, free_port, own_address, own_addresses
 
 #: Seconds that Ray has between SIGTERM and SIGKILL.
 GRACE = 10.0
 _PREFIX, _HOLDER = "ql-ray-", "holder.lock"
-_SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 
 
 def temp_folder(configured: str | None, environment: Mapping[str, str] = os.environ) -> Path:
@@ -65,7 +64,7 @@ def serve(engine: EngineConfig, head: str, port: int, *, watch_stdin: bool, role
     addresses = [address for listed in own_addresses().values() for address in listed]
     is_head = head in addresses if role == "auto" else role == "head"
     own = head if is_head else own_address(engine.ray.interface, head)
-    _adopt_orphans()
+    adopt_orphans()
     with terminate_as_exit(), _folder(temp_folder(engine.ray.temp_dir)) as folder:
         if not is_head:
             _wait_for(head, port, engine.ray.start_timeout_seconds, watch_stdin)
@@ -140,18 +139,8 @@ def _folder(below: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _prctl(option: int, value: int) -> None:
-    # Linux alone has it; elsewhere orphans of a killed launcher are left to the scheduler.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
-
-
-def _adopt_orphans() -> None:
-    _prctl(_SET_CHILD_SUBREAPER, 1)
-
-
 def _die_with_parent() -> None:
-    _prctl(_SET_PDEATHSIG, signal.SIGTERM)
+    die_with_parent(signal.SIGTERM)
 
 
 def _end_children() -> None:

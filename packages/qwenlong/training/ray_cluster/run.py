@@ -15,9 +15,9 @@ from pathlib import Path
 
 from qwenlong.core.config import Config, EngineConfig
 from qwenlong.core.errors import QwenlongError, UsageError
+from qwenlong.core.network import free_port, own_address, own_addresses
 from qwenlong.core.processes import terminate_as_exit
 from qwenlong.training.ray_cluster import allocation, arguments
-from qwenlong.training.ray_cluster.network import free_port, own_address, own_addresses
 from qwenlong.training.ray_cluster.node import cores, temp_folder
 
 #: Seconds that the command and the machines have to end by themselves.
