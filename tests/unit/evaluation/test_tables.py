@@ -121,14 +121,16 @@ def test_commands_name_the_folder_only_where_the_configuration_means_another() -
 
 
 def test_ablation_rows_and_rows_of_ours(tmp_path: Path) -> None:
-    """Trained rows are read from their own folders; the paper's two steps of one run stay the paper's."""
+    """Trained rows are read from their own folders; Table 4 reads one of them at two steps, by rows that end there."""
     six(tmp_path, "base")
     six(tmp_path, "+grpo", 0.5)
     six(tmp_path, "+sequence_clip_low_entropy", 0.3)
+    six(tmp_path, "+sequence_clip_low_entropy_step40", 0.4)
     table = made("table4", tmp_path)
     assert cell_of(table, "base", "avg").ours.value.value == pytest.approx(45.0)
     assert cell_of(table, "grpo", "avg").difference.value == pytest.approx(55.0 - 56.07)
-    assert not row_of(table, "sequence_clip_low_entropy_step30").ours
+    assert cell_of(table, "sequence_clip_low_entropy_step30", "avg").ours.value is None
+    assert cell_of(table, "sequence_clip_low_entropy_step40", "avg").difference.value == pytest.approx(45.0 - 55.47)
     own = row_of(table, "sequence_clip_low_entropy")
     assert own.cells[0].ours.value.value == pytest.approx(35.0) and not own.published
 

@@ -121,8 +121,15 @@ LAYOUTS: Mapping[str, Layout] = MappingProxyType(
             ),
             _long_context(
                 "table4",
-                _ablations("grpo", "token_clip_low_entropy", "token_clip_high_entropy", "sequence_clip_high_entropy"),
-                # The paper reads this run at two steps; a run of ours is read at its last.
+                _ablations(
+                    "grpo",
+                    "token_clip_low_entropy",
+                    "token_clip_high_entropy",
+                    "sequence_clip_low_entropy_step30",
+                    "sequence_clip_low_entropy_step40",
+                    "sequence_clip_high_entropy",
+                ),
+                # The paper reads this run at those two steps alone; a run of ours at its last, too.
                 {"sequence_clip_low_entropy": Model("sequence_clip_low_entropy", ablation=True)},
             ),
             _long_context("table5", _ablations("grpo", "aepo")),
