@@ -152,10 +152,10 @@ def test_a_second_run_has_nothing_to_do(finished, snakemake):
     started = time.monotonic()
     done = snakemake("--cores", 2, *finished.words, cwd=finished.folder)
     assert "Nothing to be done" in done.stdout + done.stderr
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     started = time.monotonic()
     snakemake("-n", *finished.words, cwd=finished.folder)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(finished, snakemake, tmp_path):

@@ -151,11 +151,11 @@ def test_pauses_grow(server: Script) -> None:
 
 
 def test_time_out(server: Script) -> None:
-    server.script = [(200, GOOD, {}, 1.0)]
+    server.script = [(200, GOOD, {}, 30.0)]
     began = time.monotonic()
     with pytest.raises(Unavailable, match=r"no reply within 0\.2 s; check that the server runs"):
         ask(server.url, retries=1, timeout_seconds=0.2)
-    assert time.monotonic() - began < 1.0 and len(server.requests) == 2
+    assert time.monotonic() - began < 20 and len(server.requests) == 2
 
 
 def test_unreachable() -> None:

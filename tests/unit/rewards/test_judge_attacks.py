@@ -130,7 +130,7 @@ def test_the_second_question_is_not_the_first_again(endpoint: Endpoint) -> None:
 
 
 def test_a_judge_that_hangs_costs_one_patience(endpoint: Endpoint) -> None:
-    endpoint.answer = lambda body: {"text": "[[YES]]", "pause": 3.0}
+    endpoint.answer = lambda body: {"text": "[[YES]]", "pause": 30.0}
 
     async def run() -> list[Reward]:
         # One slot for three rollouts: the wait for it counts too.
@@ -151,7 +151,7 @@ def test_a_judge_that_hangs_costs_one_patience(endpoint: Endpoint) -> None:
 
     began = time.monotonic()
     found = asyncio.run(run())
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 20
     assert all(one.dropped and one.asked and math.isnan(one.value) and "0.5 s" in one.reason for one in found)
 
 
