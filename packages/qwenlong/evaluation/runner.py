@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 
 from qwenlong.core.errors import QwenlongError, UsageError
+from qwenlong.core.llm.crew import Outages, crew
 from qwenlong.core.logs import get
 from qwenlong.core.progress import Progress
 from qwenlong.core.records import Prediction
@@ -22,8 +23,6 @@ __all__ = ["Prepare", "Settings", "Totals", "check", "run"]
 #: Benchmark.prepare.
 Prepare = Callable[[Sequence[Item], Asking, Tokenizer, int, int], Awaitable[Sequence[Item]]]
 _LOG = get(__name__)
-#: Outages in a row, per item under way, after which the rest is left for another run: the endpoint is down.
-PATIENCE = 2
 
 
 def check(benchmark: str, items: Sequence[Item], settings: Settings, window: int | None) -> None:
@@ -92,17 +91,18 @@ async def _all(
     timings: Timings | None,
 ) -> list[Asked]:
     found: dict[int, Asked] = {}
-    outages, given_up = 0, ""
+    outages = Outages(concurrency)
     with Progress(benchmark, len(jobs), "item") as progress:
 
         async def work(todo: Iterator[int]) -> None:
-            nonlocal outages, given_up
             for place in todo:
                 found[place] = asked = await room.ask(*jobs[place])
-                outages = outages + 1 if asked.outage else 0
-                if outages >= PATIENCE * concurrency and not given_up:
-                    given_up = f"the endpoint gave up {outages} items in a row, the last: {asked.prediction.error}"
-                    room.servers.give_up(given_up)
+                if not asked.outage:
+                    outages.answered()
+                else:
+                    outages.failed(str(asked.prediction.error))
+                    if outages.given_up:
+                        room.servers.give_up(_why(outages))
                 if timings is not None:
                     timings.add(asked.timing)
                 progress.advance(failed=room.totals.errors)
@@ -110,16 +110,12 @@ async def _all(
         size = concurrency if in_blocks else max(len(jobs), 1)
         for first in range(0, len(jobs), size):
             places = range(first, min(first + size, len(jobs)))
-            todo = iter(places)
-            # Workers instead of a task an item: a prompt holds whole documents, and there may be many.
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(concurrency, len(places))):
-                        group.create_task(work(todo))
-            except BaseExceptionGroup as errors:
-                # A full disk, a bug: the first says it, the others are its echo.
-                raise errors.exceptions[0] from None
-    if given_up:
+            await crew(partial(work, iter(places)), min(concurrency, len(places)))
+    if outages.given_up:
         left = sum((one.prediction.error or "").startswith("not asked") for one in found.values())
-        _LOG.warning("%s: %d items were left unasked: %s", benchmark, left, given_up)
+        _LOG.warning("%s: %d items were left unasked: %s", benchmark, left, _why(outages))
     return [found[place] for place in range(len(jobs))]
+
+
+def _why(outages: Outages) -> str:
+    return f"the endpoint gave up {outages.in_a_row} items in a row, the last: {outages.reason}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qwenlong.core.llm import LLMError, Rejected, Unavailable
-from qwenlong.core.llm.asking import DENIED
+from qwenlong.core.llm.crew import denied
 from qwenlong.core.logs import get, redact_text
 from qwenlong.memory_agent.backends import Backend
 from qwenlong.memory_agent.loop import Messages, Turn
@@ -109,7 +109,7 @@ class ItemBackend:
                     messages, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
                 )
             except (Unavailable, Rejected) as error:
-                if isinstance(error, Rejected) and error.status not in DENIED:
+                if isinstance(error, Rejected) and not denied(error):
                     # The prompt is at fault: every server would say so.
                     raise
                 self._servers.failed(server, error)

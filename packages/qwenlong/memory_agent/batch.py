@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from qwenlong.core.errors import QwenlongError, UsageError
 from qwenlong.core.files import atomic_file, code_digest, digest_value
-from qwenlong.core.llm import Rejected
-from qwenlong.core.llm.asking import DENIED
+from qwenlong.core.llm import LLMError
+from qwenlong.core.llm.crew import PATIENCE, denied
 from qwenlong.core.progress import Progress
 from qwenlong.memory_agent import answering, journal
 from qwenlong.memory_agent.answering import Agent, EndpointDown, Patience
@@ -22,8 +22,6 @@ from qwenlong.memory_agent.loop import Generate, Messages, Result, Step, Turn
 
 #: Items under way beyond one for each request in flight: while one is cut or written, another's request runs.
 AHEAD = 16
-#: Requests in a row that come to nothing, for each in flight, until the endpoint counts as down.
-PATIENCE = 2
 
 
 class NotAsked(QwenlongError):
@@ -223,8 +221,8 @@ class Batch:
 
     def _saw(self, error: Exception) -> None:
         """Take note of an item that failed: when the endpoint is down or refuses the key, the rest is not asked."""
-        denied = isinstance(error, Rejected) and error.status in DENIED
-        if not self._gave_up and (denied or isinstance(error, EndpointDown)):
+        turned_away = isinstance(error, LLMError) and denied(error)
+        if not self._gave_up and (turned_away or isinstance(error, EndpointDown)):
             self._gave_up = str(error)
 
     def _record(

@@ -12,9 +12,8 @@ from qwenlong import rewards as rules
 from qwenlong.core.config import EndpointConfig
 from qwenlong.core.errors import QwenlongError
 from qwenlong.core.files import digest_value, sha256_file
-from qwenlong.core.llm import Client, Journal, LLMError, Rejected
-from qwenlong.core.llm.asking import DENIED
-from qwenlong.core.llm.gather import PATIENCE
+from qwenlong.core.llm import Client, Journal, LLMError
+from qwenlong.core.llm.crew import Outages, crew, denied
 from qwenlong.core.progress import Progress
 from qwenlong.core.records import Sample
 from qwenlong.core.seeds import derive
@@ -93,12 +92,11 @@ class Served:
         faults: list[str],
     ) -> None:
         backend = EndpointBackend(Client(self._endpoint), self._endpoint.model, self._tokenizer)
-        in_a_row, given_up = 0, False
+        outages = Outages(self._endpoint.concurrency)
         with Progress(description, total=len(todo), unit="responses") as progress:
 
             async def work() -> None:
-                nonlocal in_a_row, given_up
-                while todo and not given_up:
+                while todo and not outages.given_up:
                     n, i, request = todo.popleft()
                     sample = samples[n]
                     try:
@@ -111,12 +109,9 @@ class Served:
                         )
                     except LLMError as error:
                         faults.append(f"{sample.id}, response {i}: {error}")
-                        in_a_row += 1
-                        denied = isinstance(error, Rejected) and error.status in DENIED
-                        # An endpoint that is down answers nobody: the rest is for the next run.
-                        given_up = given_up or denied or in_a_row >= PATIENCE * self._endpoint.concurrency
+                        outages.failed(str(error), denied(error))
                         continue
-                    in_a_row = 0
+                    outages.answered()
                     value = reward(sample, turn.text)
                     entry: dict[str, Any] = {"id": _name(description, sample, i), "request": request, "reward": value}
                     journal.add(entry | {"tokens": turn.completion_tokens, "finish": turn.finish_reason})
@@ -124,12 +119,7 @@ class Served:
                     progress.advance(reward=value)
 
             try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(self._endpoint.concurrency, len(todo))):
-                        group.create_task(work())
-            except BaseExceptionGroup as errors:
-                # A full disk: the first says it, the others are its echo.
-                raise errors.exceptions[0] from None
+                await crew(work, min(self._endpoint.concurrency, len(todo)))
             finally:
                 await backend.close()
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from qwenlong.core.config import EndpointConfig
 from qwenlong.core.files import digest_value
 from qwenlong.core.llm.client import Client
+from qwenlong.core.llm.crew import denied
 from qwenlong.core.llm.errors import Rejected, Unavailable
 from qwenlong.core.llm.schema import Schema, checked, json_schema, last_object
 from qwenlong.core.seeds import derive
@@ -19,8 +20,6 @@ T = TypeVar("T")
 #: Errors that say nothing about the item: it is asked again the next time. All others are refusals, and kept.
 #: "denied" is a key or model that the server does not accept, "not_asked" what was left when a map gave up.
 OUTAGES = frozenset({"unavailable", "denied", "not_asked"})
-#: Statuses that any other request would meet too: a wrong key, no money, a wrong address or model.
-DENIED = frozenset({401, 402, 403, 404})
 #: Least temperature when a reply is asked for again: at 0 another seed would give the same one.
 AGAIN_TEMPERATURE = 0.5
 
@@ -106,7 +105,7 @@ async def ask(client: Client, request: Request, read: Callable[[Any], T]) -> Out
         except Unavailable as error:
             return Outcome(error="unavailable", detail=str(error), tries=number + 1)
         except Rejected as error:
-            kind = "denied" if error.status in DENIED else "rejected"
+            kind = "denied" if denied(error) else "rejected"
             return Outcome(error=kind, detail=str(error), tries=number + 1)
         outcome, again = interpret(reply.text, reply.finish_reason, request.schema, read, number + 1)
         if not again:

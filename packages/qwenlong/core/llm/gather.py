@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from qwenlong.core.errors import DataError
 from qwenlong.core.llm.asking import Outcome, Request, ask, interpret
 from qwenlong.core.llm.client import Client
+from qwenlong.core.llm.crew import Outages, crew
 from qwenlong.core.llm.journal import Journal
 from qwenlong.core.llm.usage import counted
 from qwenlong.core.logs import get
@@ -19,8 +19,6 @@ from qwenlong.core.progress import Progress
 ItemT = TypeVar("ItemT")
 T = TypeVar("T")
 _LOG = get("qwenlong.core.llm")
-#: Outages in a row, per request in flight, after which the rest is left for another run: the endpoint is down.
-PATIENCE = 2
 
 
 async def gather(
@@ -46,44 +44,30 @@ async def gather(
         twice = next(name for name in ids if ids.count(name) > 1)
         raise DataError(f"two items have the id {twice!r}; give each its own, or the journal mixes them up")
     outcomes: list[Outcome[T]] = [Outcome(error="not_asked")] * len(items)
-    state = _State(PATIENCE * client.endpoint.concurrency)
+    outages = Outages(client.endpoint.concurrency)
+    unanswered = refused = 0
+    todo = iter([(place, name, item) for place, (name, item) in enumerate(zip(ids, items, strict=True))])
     with Journal(journal) as book, Progress(description, len(items), "items") as progress:
 
-        async def work(todo: Iterator[tuple[int, str, ItemT]]) -> None:
+        async def work() -> None:
+            nonlocal unanswered, refused
             for place, name, item in todo:
-                if not state.given_up:
-                    outcomes[place] = await _one(client, name, item, make_request(item), parse, book)
-                    state.saw(outcomes[place])
-                progress.advance(refused=state.refused, outages=state.outages)
+                if not outages.given_up:
+                    outcome = await _one(client, name, item, make_request(item), parse, book)
+                    outcomes[place] = outcome
+                    if outcome.outage:
+                        unanswered += 1
+                        outages.failed(outcome.detail, denied=outcome.error == "denied")
+                    else:
+                        refused += not outcome.ok
+                        outages.answered()
+                progress.advance(refused=refused, outages=unanswered)
 
-        todo = iter([(place, name, item) for place, (name, item) in enumerate(zip(ids, items, strict=True))])
-        # Workers instead of a task an item: a request holds whole documents, and there may be many.
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(client.endpoint.concurrency, len(items))):
-                    group.create_task(work(todo))
-        except BaseExceptionGroup as errors:
-            # A full disk, a bug in `parse`: the first says it, the others are its echo.
-            raise errors.exceptions[0] from None
-    if state.given_up:
+        await crew(work, min(client.endpoint.concurrency, len(items)))
+    if outages.given_up:
         left = sum(outcome.error == "not_asked" for outcome in outcomes)
-        _LOG.warning("%s: gave up with %d items left: %s", description, left, state.reason)
+        _LOG.warning("%s: gave up with %d items left: %s", description, left, outages.reason)
     return outcomes
-
-
-class _State:
-    """What the workers know together."""
-
-    def __init__(self, patience: int) -> None:
-        self.refused = self.outages = self._in_a_row = 0
-        self._patience, self.given_up, self.reason = patience, False, ""
-
-    def saw(self, outcome: Outcome[Any]) -> None:
-        self.outages += outcome.outage
-        self.refused += not outcome.ok and not outcome.outage
-        self._in_a_row = self._in_a_row + 1 if outcome.outage else 0
-        if outcome.error == "denied" or self._in_a_row >= self._patience:
-            self.given_up, self.reason = True, outcome.detail
 
 
 async def _one(
