@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
@@ -33,6 +34,10 @@ class PrefixCache:
 
     def __call__(self, request: dict[str, Any]) -> tuple[int, str]:
         prompt = request["messages"][0]["content"]
+        asked, part = ASKED.search(prompt), PART.search(prompt)
+        if asked is not None:
+            # Some questions are answered later than others: by themselves they would not stay side by side.
+            time.sleep(0.015 * (int(asked[1]) % 3))
         with self._guard:
             ids = self._tokenizer.encode(prompt)
             hit = True
@@ -45,7 +50,6 @@ class PrefixCache:
             while len(self._held) > self._blocks:
                 self._held.popitem(last=False)
             self.read += len(ids)
-            asked, part = ASKED.search(prompt), PART.search(prompt)
             if part is not None:
                 assert asked is not None
                 self.order.append((int(asked[1]), int(part[1])))
