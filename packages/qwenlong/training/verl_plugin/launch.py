@@ -51,6 +51,8 @@ def environment(config: Config) -> dict[str, str]:
         "RAY_DISABLE_DASHBOARD": "1",
         "RAY_DEDUP_LOGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # An idle worker for each core, none of which is used: verl's have an environment of their own.
+        "RAY_prestart_worker_first_driver": "0",
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
         "TOKENIZERS_PARALLELISM": "false",
         "WANDB_MODE": "disabled",
