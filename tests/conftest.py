@@ -46,14 +46,31 @@ def snakemake() -> Run:
 
 
 @pytest.fixture(autouse=True)
-def log_ends_with_the_test() -> Iterator[None]:
-    """A command that a test calls in this process logs to that test's stderr, which is closed after it."""
+def log_ends_with_its_command(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command that a test calls in this process logs to that command's stderr, which is closed after it.
+
+    A process of its own has one stderr. Here the next command would log to the closed one of the command before: its
+    lines would be in no output that a test looks into, and an error of the logging for each would.
+    """
     import logging
 
+    from qwenlong.core import logs
+
+    root, setup = logging.getLogger(), logs.setup
+
+    def end(stream: object = None) -> None:
+        """Remove the command's handler, unless it writes to `stream`."""
+        for handler in list(root.handlers):
+            if getattr(handler, "_qwenlong", False) and getattr(handler, "stream", None) is not stream:
+                root.removeHandler(handler)
+
+    def begin(level: str | int | None = None) -> None:
+        end(sys.stderr)
+        setup(level)
+
+    monkeypatch.setattr(logs, "setup", begin)
     yield
-    root = logging.getLogger()
-    for handler in [one for one in root.handlers if getattr(one, "_qwenlong", False)]:
-        root.removeHandler(handler)
+    end()
 
 
 @pytest.fixture

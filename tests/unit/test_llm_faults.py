@@ -6,6 +6,7 @@ server's own count of requests that it answered with a whole completion.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ import honest
 import qwenlong
 from qwenlong.cli import app
 from qwenlong.core.files import read_jsonl, read_parquet, write_parquet
-from qwenlong.core.llm import Journal
+from qwenlong.core.llm import Client, Journal
 from qwenlong.core.records import Document
 from qwenlong.synthesis.mase import output
 from qwenlong.synthesis.mase.run import STEPS
@@ -45,13 +48,65 @@ def prompt(body: dict[str, Any]) -> str:
     return text
 
 
+@dataclass
+class Sent:
+    """A request that the client waits for: its time limit, and when the client is done with it."""
+
+    loop: asyncio.AbstractEventLoop
+    limit: asyncio.Timeout
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+@pytest.fixture
+def run_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], bool]:
+    """Return what ends the client's time for a request that is under way; it tells whether that is what ended it.
+
+    The time limit is the client's own, and by the clock too long to matter: a limit of seconds would also meet requests
+    that the endpoint answers at once, where a machine stalls or a disk takes seconds to write a line of a journal.
+    Those would be lost for good (each fault leaves one try), or paid for twice.
+    """
+    post, timeout = Client._post, asyncio.timeout
+    sent: dict[str, Sent] = {}
+    posted: ContextVar[str] = ContextVar("posted", default="")
+
+    async def watched(client: Client, body: dict[str, Any]) -> Any:
+        key = json.dumps(body, sort_keys=True)
+        token = posted.set(key)
+        try:
+            return await post(client, body)
+        finally:
+            posted.reset(token)
+            if key in sent:
+                sent.pop(key).done.set()
+
+    def limited(seconds: float | None) -> asyncio.Timeout:
+        limit = timeout(seconds)
+        if posted.get():
+            sent.setdefault(posted.get(), Sent(asyncio.get_running_loop(), limit))
+        return limit
+
+    def end(body: dict[str, Any]) -> bool:
+        one = sent.get(json.dumps(body, sort_keys=True))
+        if one is None:
+            return False
+        one.loop.call_soon_threadsafe(one.limit.reschedule, one.loop.time())
+        return one.done.wait(60) and one.limit.expired()
+
+    monkeypatch.setattr(Client, "_post", watched)
+    monkeypatch.setattr(asyncio, "timeout", limited)
+    return end
+
+
 class Faulty:
     """The script: honest agents behind a bad connection. `healed` ends the outages.
 
     Items of a role meet the fates in turn, by the order in which they first come; `fates` remembers who met which.
+    `run_out` ends the client's time for a request; `late` tells of each that was to meet a time-out whether it did.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run_out: Callable[[dict[str, Any]], bool]) -> None:
+        self.run_out = run_out
+        self.late: list[bool] = []
         self.tries: Counter[str] = Counter()
         self.guard = threading.Lock()
         self.fates: dict[str, dict[str, str]] = {}
@@ -70,10 +125,13 @@ class Faulty:
             kind = seen.setdefault(prompt(body), KINDS[len(seen) % len(KINDS)])
         if kind == "down" and not self.healed:
             return {"status": 503, "body": b"overloaded"}
+        if first and kind == "timeout":
+            # The server says nothing before the client has gone.
+            self.late.append(self.run_out(body))
+            return {"drop": True}
         if first and kind in TRANSIENT:
             return {
                 "500": {"status": 500, "body": b"oops"},
-                "timeout": {"pause": 3.0, "drop": True},
                 "reset": {"text": "x" * 5000, "reset": True},
                 "garbage": {"body": b'{"choices": [{"mess'},
                 "drop": {"drop": True},
@@ -96,7 +154,7 @@ def setup(endpoint: Any, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyP
         d for d in documents if d.category != "dialogue"
     ][::6]
     write_parquet(tmp_path / "corpus/documents.parquet", chosen[:60], Document)
-    one = {"base_url": endpoint.url, "model": "m", "retries": 1, "timeout_seconds": 2.0, "concurrency": 6}
+    one = {"base_url": endpoint.url, "model": "m", "retries": 1, "timeout_seconds": 300.0, "concurrency": 6}
     mase = {"clusters": 12, "documents_per_cluster": 2, "rounds": 2, "tries": 2, "max_similarity": 0.95}
     rows = [
         {"id": str(n), "task": "reading_comprehension", "question": f"Question {n}?", "answers": [f"gold {n}"],
@@ -131,6 +189,8 @@ def setup(endpoint: Any, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyP
 
 def run(words: list[str]) -> tuple[int, str]:
     done = CliRunner().invoke(app, words)
+    # What a command logs is in its own output, for the tests to look into.
+    assert "Logging error" not in done.output
     return done.exit_code, f"{done.output}{done.exception or ''}"
 
 
@@ -191,9 +251,9 @@ def account(path: str, folder: Path, script: Faulty, open_items: bool) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_nothing_is_lost_nothing_invented_and_the_next_run_pays_for_the_rest_only(
-    path: str, endpoint: Any, setup: Any, tmp_path: Path
+    path: str, endpoint: Any, setup: Any, tmp_path: Path, run_out: Callable[[dict[str, Any]], bool]
 ) -> None:
-    script = endpoint.answer = Faulty()
+    script = endpoint.answer = Faulty(run_out)
     words = setup(path)
     code, said = run(words)
     assert code == (0 if path == "score" else 1), said
@@ -205,7 +265,7 @@ def test_nothing_is_lost_nothing_invented_and_the_next_run_pays_for_the_rest_onl
     code, said = run(words)
     assert code == 0, said
     account(path, tmp_path, script, open_items=False)
-    assert set(endpoint.paid.values()) == {1}
+    assert set(endpoint.paid.values()) == {1} and all(script.late)
     # Refusals are answers, and kept: a third run asks nothing.
     endpoint.requests.clear()
     assert run(words)[0] == 0
@@ -251,11 +311,11 @@ def test_a_kill_in_the_middle_costs_no_call_twice(path: str, endpoint: Any, setu
                 answered[0] += 1
                 return honest.reply(body)
         held.release()
-        let_go.wait(90)
+        let_go.wait(300)
         return {"drop": True}
 
     endpoint.answer = slow
-    words = setup(path, timeout_seconds=300.0)
+    words = setup(path)
     with (tmp_path / "log").open("wb") as log:
         command = [sys.executable, "-m", "qwenlong", *words]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=ENVIRONMENT)
@@ -263,7 +323,7 @@ def test_a_kill_in_the_middle_costs_no_call_twice(path: str, endpoint: Any, setu
             # All workers wait: nothing else is under way.
             assert all(held.acquire(timeout=120) for _ in range(6)), (tmp_path / "log").read_text()
             # What was answered is on disk as soon as it can be.
-            limit = time.monotonic() + 30
+            limit = time.monotonic() + 120
             while len(list((tmp_path).rglob("[0-9a-f][0-9a-f]/*.json"))) < 15 and time.monotonic() < limit:
                 time.sleep(0.02)
             # Meanwhile a second run on the same output is refused.

@@ -68,7 +68,7 @@ def server(endpoint: Any) -> Script:
 
 def ask(url: str, cache: Path | None = None, n: int = 1, **settings: Any) -> list[Reply]:
     """Ask `n` times at once, with short pauses between tries."""
-    options: dict[str, Any] = {"retries": 2, "timeout_seconds": 5.0} | settings
+    options: dict[str, Any] = {"retries": 2, "timeout_seconds": 60.0} | settings
 
     async def go() -> list[Reply]:
         async with Client(EndpointConfig(base_url=url, model="m", **options), cache, first_pause=0.01) as client:
@@ -153,9 +153,10 @@ def test_pauses_grow(server: Script) -> None:
 def test_time_out(server: Script) -> None:
     server.script = [(200, GOOD, {}, 30.0)]
     began = time.monotonic()
-    with pytest.raises(Unavailable, match=r"no reply within 0\.2 s; check that the server runs"):
+    with pytest.raises(Unavailable, match=r"in 2 tries, the last: no reply within 0\.2 s; check that the server runs"):
         ask(server.url, retries=1, timeout_seconds=0.2)
-    assert time.monotonic() - began < 20 and len(server.requests) == 2
+    # Fewer where a request was given up before a busy machine has read it.
+    assert time.monotonic() - began < 20 and len(server.requests) <= 2
 
 
 def test_unreachable() -> None:

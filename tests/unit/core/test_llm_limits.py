@@ -98,7 +98,7 @@ def test_a_reply_smaller_than_its_estimate_makes_room() -> None:
 
 
 def client(url: str, cache: Path | None = None, **settings_: Any) -> Client:
-    options: dict[str, Any] = {"retries": 2, "timeout_seconds": 5.0} | settings_
+    options: dict[str, Any] = {"retries": 2, "timeout_seconds": 60.0} | settings_
     return Client(EndpointConfig(base_url=url, model="m", **options), cache, first_pause=0.01)
 
 
@@ -138,8 +138,9 @@ def test_usage_and_cost(endpoint: Any, tmp_path: Path) -> None:
             assert caught.value.status == 400
             return one.usage.snapshot()
 
+    began = time.monotonic()
     found = asyncio.run(go())
-    assert 0 < found.pop("seconds") < 5
+    assert 0 < found.pop("seconds") < time.monotonic() - began
     assert found == {
         "requests": 6,
         "replies": 2,
@@ -178,12 +179,14 @@ def test_a_deadline_bounds_tries_and_pauses_together(endpoint: Any) -> None:
     began = time.monotonic()
     with pytest.raises(Unavailable, match="within 0.4 s, tries and pauses together"):
         asyncio.run(go(retries=9, deadline_seconds=0.4))
-    assert time.monotonic() - began < 10 and len(endpoint.requests) == 1
+    # None where a busy machine has not read it before the deadline.
+    assert time.monotonic() - began < 20 and len(endpoint.requests) <= 1
     endpoint.answer = lambda body: {"text": "late", "pause": 0.1}
     assert asyncio.run(go(deadline_seconds=60.0)).replies == 1
 
 
 def test_retry_after_may_be_a_date(endpoint: Any) -> None:
+    began = time.monotonic()
     said = iter([{"status": 429, "headers": {"Retry-After": formatdate(time.time() + 2, usegmt=True)}}, "1912"])
     endpoint.answer = lambda body: next(said)
 
@@ -191,7 +194,6 @@ def test_retry_after_may_be_a_date(endpoint: Any) -> None:
         async with client(endpoint.url) as one:
             await chat(one)
 
-    began = time.monotonic()
     asyncio.run(go())
     assert 0.9 < time.monotonic() - began < 20
 
@@ -290,6 +292,6 @@ def test_a_lock_left_by_a_killed_process_holds_nobody_up(tmp_path: Path, endpoin
 
     async def go() -> str:
         async with client(endpoint.url, tmp_path) as one:
-            return await asyncio.wait_for(chat(one), 5)
+            return await asyncio.wait_for(chat(one), 60)
 
     assert asyncio.run(go()) == "1912" and file.is_file()

@@ -59,7 +59,7 @@ def serving(log: Path, *words: str, env: dict[str, str] | None = None) -> Iterat
         process.stdout.close()
 
 
-def until(condition: object, seconds: float = 10.0) -> bool:
+def until(condition: object, seconds: float = 60.0) -> bool:
     """Wait for a condition; return whether it came true."""
     assert callable(condition)
     limit = time.monotonic() + seconds

@@ -26,8 +26,9 @@ def test_every_item_finishes_or_fails_by_name(
 ) -> None:
     """With tries enough nothing is lost; with none, what is lost is counted and mended by running the command again."""
     source, out = write_list(tmp_path / "lists", items, chunks), tmp_path / "out.jsonl"
-    with counting(faults=FAULTS, hang=4.5, seed=7) as server:
-        limits = ("--retries", str(retries), "--timeout", "3.0", "--concurrency", "16", "--json")
+    # Seconds enough that a slow machine meets no time-out of its own.
+    with counting(faults=FAULTS, hang=12.0, seed=7) as server:
+        limits = ("--retries", str(retries), "--timeout", "8.0", "--concurrency", "16", "--json")
         line = words(source, out, server.url, tokenizer.folder, *limits)
         runs = []
         while not runs or (runs[-1]["failed"] and len(runs) < most):

@@ -186,4 +186,4 @@ def test_a_server_that_drips_is_cut_off_at_the_time_limit() -> None:
         finally:
             stop.set()
             thread.join()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60

@@ -63,7 +63,7 @@ def test_the_agent_loop_reports_what_became_of_the_judge(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(agent_loops, "_CACHE", {})
     with serving() as server:
-        endpoint = EndpointConfig(base_url=server.url, model="judge", retries=0, patience_seconds=1.0)
+        endpoint = EndpointConfig(base_url=server.url, model="judge", retries=0, patience_seconds=60.0)
         loop = agent_loops.SingleLoop.__new__(agent_loops.SingleLoop)
         loop.config = OmegaConf.create(
             {
@@ -81,10 +81,14 @@ def test_the_agent_loop_reports_what_became_of_the_judge(monkeypatch: pytest.Mon
                 ("perhaps", WRONG),
                 ({"status": 503}, WRONG),
                 ({"status": 401}, WRONG),
-                ({"text": "[[YES]]", "pause": 2.0}, WRONG),
+                ({"text": "[[YES]]", "pause": 30.0}, WRONG),
                 ("[[YES]]", "<think>Paris"),
             ):
                 server.answer = lambda body, said=said: said
+                # A short patience only with who is slow: a slow machine would try it elsewhere.
+                patience = 1.0 if "pause" in said else 60.0
+                judge = loop._judge()
+                judge.endpoint = judge.endpoint.model_copy(update={"patience_seconds": patience})
                 found.append(await loop._reward(PAYLOAD, response))
             await loop._judge().close()
             return found
