@@ -22,6 +22,8 @@ TIERS: tuple[tuple[str, ...], ...] = (
         "stages/*/score/*.json",
         "ablations/*/policy/*.json*",
         "ablations/*/policy/.snakemake_timestamp",
+        # Of what did not end: curves, and how far it got.
+        "state/stages/*/*/metrics.jsonl",
         "models/*/*.json",
         "models/*/*.jinja",
         "models/*/.snakemake_timestamp",

@@ -70,6 +70,8 @@ def _results(home: Path, seed: int) -> Path:
     write_text(folder / "stages/rl_2/policy/.snakemake_timestamp", "")
     write_text(folder / "stages/rl_2/policy/metrics.jsonl", "{}\n")
     write_text(folder / "logs/rl_1.log", "hello\n")
+    # Of a stage that did not end its curves travel, its checkpoints do not.
+    write_text(folder / "state/stages/rl_3/0123/metrics.jsonl", '{"step": 1}\n')
     return folder
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwenlong.audit.bundles import difference, layout, rescoring
+from qwenlong.audit.bundles import difference, layout, rescoring, unfinished
 from qwenlong.audit.bundles.collect import EVALUATIONS, KEPT, asked_otherwise, recorded_examples
 from qwenlong.audit.site import sources
 from qwenlong.audit.site.build import drawn_with, write
@@ -95,7 +95,7 @@ def _run(run: Run) -> Iterator[str]:
 
 def _files(run: Run) -> list[Path]:
     """Return the files of a run that were counted when it was bundled."""
-    kept = [file for pattern in KEPT for file in run.folder.glob(pattern)]
+    kept = [file for pattern in (*KEPT, unfinished.PATTERN) for file in run.folder.glob(pattern)]
     inside = [file for pattern in EVALUATIONS for file in run.folder.glob(f"{pattern}/*") if file.is_file()]
     return [*kept, *inside]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwenlong.audit.bundles import carrying, layout
+from qwenlong.audit.bundles import carrying, layout, unfinished
 from qwenlong.audit.bundles.foreign import taught_by_others
 from qwenlong.core import config_files
 from qwenlong.core.config import Config
@@ -208,6 +208,12 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
             if _home(file, run.results) in foreign:
                 continue
             layout.put(root, file.relative_to(run.results).as_posix(), file.read_bytes())
+            taken += 1
+    for name, metrics, why in () if run.planned else unfinished.found(run.results, run.config):
+        if metrics is None:
+            collected.left_out.append(why)
+        else:
+            layout.put(root, name, metrics.read_bytes())
             taken += 1
     for file in () if run.planned else sorted((run.results / layout.RECORDS).rglob("*.json")):
         layout.put(root, file.relative_to(run.results).as_posix(), travels.json(file))

@@ -214,6 +214,7 @@ def _rho(empty: Verdict, runs: Sequence[Run], paper: Any) -> Verdict:
     """Spearman's rho of entropy and gradient norm over naive GRPO's steps; seeds averaged on Fisher's scale."""
     seeds: list[Seed] = []
     sources: list[Source] = []
+    cut: list[str] = []
     steps = 0
     for run in runs:
         points = checks.gradient_steps(run.metrics("naive_grpo"))
@@ -221,7 +222,8 @@ def _rho(empty: Verdict, runs: Sequence[Run], paper: Any) -> Verdict:
         if math.isnan(rho) or any(one.seed == run.seed for one in seeds):
             continue
         seeds.append(Seed(run.name, run.seed, Estimate(rho, None, None, None, len(points), 1)))
-        sources.append(Source(run.name, run.seed, "stages/naive_grpo/policy/metrics.jsonl"))
+        sources.append(Source(run.name, run.seed, run.metrics_file("naive_grpo")))
+        cut += [f"{run.name} stopped at {where}"] if (where := run.cut("naive_grpo")) else []
         steps += len(points)
     if not seeds:
         return replace(empty, note="three steps of naive_grpo that differ are needed")
@@ -231,7 +233,7 @@ def _rho(empty: Verdict, runs: Sequence[Run], paper: Any) -> Verdict:
         status = "contradicted"
     elif whole.low is not None and whole.high is not None and whole.low > 0:
         status = "reproduced" if whole.low <= float(paper) <= whole.high else "supported"
-    note = f"Spearman's ρ over {steps} steps of naive_grpo"
+    note = "; ".join([f"Spearman's ρ over {steps} steps of naive_grpo", *cut])
     ours = tuple(f"{one.estimate.value:.2f}" for one in seeds)
     return replace(
         empty, ours=ours, status=status, estimate=whole, seeds=tuple(seeds), sources=tuple(sources), note=note

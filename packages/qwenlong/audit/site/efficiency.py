@@ -43,6 +43,8 @@ class StageTime:
     floor: Mapping[str, float]
     ratio: Mapping[str, float]
     source: str
+    cut: str
+    """Where a training stopped that did not end; empty for all others."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the row for tables.json."""
@@ -162,7 +164,6 @@ def _stage(run: Run, name: str, ablation: bool, metrics: Sequence[Mapping[str, f
         floor = {part: value / devices for part, value in flops.floors(of, load, *card).items()}
         if parts.get("update_actor"):
             mfu = 3 * sum(flops.forward(of, load)) / (parts["update_actor"] * devices * card[0])
-    folder = "ablations" if ablation else "stages"
     return StageTime(
         run.name,
         run.scale,
@@ -178,7 +179,8 @@ def _stage(run: Run, name: str, ablation: bool, metrics: Sequence[Mapping[str, f
         mfu,
         floor,
         {part: parts[part] / floor[part] for part in floor if parts.get(part) and floor[part]},
-        f"{folder}/{name}/policy/metrics.jsonl",
+        run.metrics_file(name, ablation),
+        run.cut(name, ablation),
     )
 
 

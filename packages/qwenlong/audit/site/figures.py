@@ -94,11 +94,13 @@ def _strategies(runs: Sequence[Run], scale: str) -> list[Figure]:
         have = {name: {run.name: m for run in runs if (m := run.metrics(name, True))} for name in names}
         have = {name: metrics for name, metrics in have.items() if metrics}
         if have and table in STRATEGIES:
-            made.append(_strategy(table, scale, have))
+            made.append(_strategy(table, scale, have, runs))
     return made
 
 
-def _strategy(table: str, scale: str, have: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> Figure:
+def _strategy(
+    table: str, scale: str, have: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]], runs: Sequence[Run]
+) -> Figure:
     drawn, axes = figure(9.2, 3.6, ncols=len(curves.STRATEGY_PANELS))
     rows = []
     for (key, label), axis in zip(curves.STRATEGY_PANELS, axes, strict=True):
@@ -118,9 +120,11 @@ def _strategy(table: str, scale: str, have: Mapping[str, Mapping[str, Sequence[M
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)
     drawn.legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=3, loc="outside lower center")
-    files = sorted((run, f"ablations/{name}/policy/metrics.jsonl") for name, by_run in have.items() for run in by_run)
+    trained = [(run, name) for name, by_run in have.items() for run in runs if run.name in by_run]
+    files = sorted((run.name, run.metrics_file(name, True)) for run, name in trained)
     seeds = max(map(len, have.values()))
     note = f"Line: mean over seeds (at most {seeds}); band: lowest to highest seed. Each row trained from the base."
+    note += _cut((run, name, run.cut(name, True)) for run, name in trained)
     title = f"Strategies of {table}, {scale} (the shape of {STRATEGIES[table]})"
     head = ("row", "run", "metric", "step", "value")
     return Figure(f"strategies-{table}-{scale}", title, note, svg(drawn), csv_text(head, rows), tuple(files))
@@ -145,10 +149,11 @@ def _entropy_norm(runs: Sequence[Run], scale: str) -> Figure | None:
     return Figure(
         f"entropy_norm-{scale}",
         f"Entropy against gradient norm, {scale} (the shape of Figure 9)",
-        "A point a step of naive GRPO, a panel a run; ρ is Spearman's, the paper has 0.96.",
+        "A point a step of naive GRPO, a panel a run; ρ is Spearman's, the paper has 0.96."
+        + _cut((run, "naive_grpo", run.cut("naive_grpo")) for run in runs if run.name in points),
         svg(drawn),
         csv_text(("run", "entropy", "gradient_norm"), rows),
-        tuple((name, "stages/naive_grpo/policy/metrics.jsonl") for name in points),
+        tuple((run.name, run.metrics_file("naive_grpo")) for run in runs if run.name in points),
     )
 
 
@@ -166,8 +171,19 @@ def _recipe(run: Run) -> Figure | None:
     return Figure(
         f"recipe-{run.name}",
         f"Training along the recipe, {run.name} (entropy and mask: the shape of Figure 11)",
-        "Green: the AEPO band of the stage. Red: steps whose negative gradients were masked. Dashed: naive GRPO.",
+        "Green: the AEPO band of the stage. Red: steps whose negative gradients were masked. Dashed: naive GRPO."
+        + _cut((run, name, run.cut(name)) for name, metrics in stages.items() if metrics),
         drawing,
         csv_text(("stage", "step", *keys, "aepo/masked"), rows),
-        tuple((run.name, f"stages/{name}/policy/metrics.jsonl") for name, metrics in stages.items() if metrics),
+        tuple((run.name, run.metrics_file(name)) for name, metrics in stages.items() if metrics),
     )
+
+
+def _cut(trained: Iterable[tuple[Run, str, str]]) -> str:
+    """Return a sentence on the trainings that did not end; empty without any."""
+    stopped: dict[str, set[str]] = {}
+    for _, name, where in trained:
+        if where:
+            stopped.setdefault(name, set()).add(where)
+    said = [f"{name} ({', '.join(sorted(places))})" for name, places in stopped.items()]
+    return f" Not finished: {'; '.join(said)}." if said else ""

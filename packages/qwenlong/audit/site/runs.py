@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qwenlong.audit.bundles import layout
+from qwenlong.audit.bundles import layout, unfinished
 from qwenlong.audit.results import read_metrics, sidecars
 from qwenlong.audit.tables import Evaluations
 from qwenlong.core import config_files
@@ -44,7 +44,19 @@ class Run:
 
     def metrics(self, name: str, ablation: bool = False) -> list[dict[str, float]]:
         """Return the metrics of a stage or of an ablation row by step; empty where it has not run."""
-        return read_metrics(self.folder / ("ablations" if ablation else "stages") / name / "policy" / "metrics.jsonl")
+        return read_metrics(self.folder / self.metrics_file(name, ablation))
+
+    def metrics_file(self, name: str, ablation: bool = False) -> str:
+        """Return the file of the metrics, below the run: the policy's, or that of a training that did not end."""
+        policy, other = unfinished.policy_file(name, ablation), unfinished.file_of(name, ablation)
+        return other if not (self.folder / policy).is_file() and (self.folder / other).is_file() else policy
+
+    def cut(self, name: str, ablation: bool = False) -> str:
+        """Return where a training stopped that did not end ("step 33 of 50"); empty for all others."""
+        if self.metrics_file(name, ablation) != unfinished.file_of(name, ablation):
+            return ""
+        planned = (self.config.ablation(name) if ablation else self.config.stage(name)).steps
+        return f"step {int(self.metrics(name, ablation)[-1]['step'])} of {planned}"
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qwenlong.audit.bundles import layout
+from qwenlong.audit.bundles import layout, unfinished
 from qwenlong.audit.site.runs import Run
 from qwenlong.core import config_files
+from qwenlong.core.files import read_json, sha256_file
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def listing(runs: Sequence[Run], used: Iterable[tuple[str, str]]) -> list[Made]:
 
 def _made(run: Run, file: str) -> Made:
     scored = file.endswith("/scores.json")
-    sidecar = run.sidecars.get(file if scored else file.rpartition("/")[0], {})
+    sidecar = run.sidecars.get(file if scored else file.rpartition("/")[0], {}) or _unfinished(run, file)
     asked = run.sidecars.get(file.replace("scores.json", "predictions.jsonl"), {}) if scored else sidecar
     mlflow = sidecar.get("mlflow_run_id") or asked.get("mlflow_run_id") or ""
     benchmark = file.split("/")[-2]
@@ -82,6 +83,32 @@ def _made(run: Run, file: str) -> Made:
         _command(sidecar),
         _command(asked) if scored and asked is not sidecar else "",
     )
+
+
+def _unfinished(run: Run, file: str) -> Mapping[str, Any]:
+    """Return what stands for the sidecar of a training that did not end; empty for any other file.
+
+    It wrote none: the records say by which command it was trained last, and in what environment.
+    """
+    if not file.startswith(f"{unfinished.FOLDER}/"):
+        return {}
+    kind, name = file.split("/")[1:3]
+    records = run.folder / layout.RECORDS
+    tries = [read_json(one) for one in records.glob("attempts/*.json")]
+    # Targets name ablation rows; those of stages are named by what is evaluated.
+    mine = [t for t in tries if any(f"/{name}/" in str(w) for w in t.get("command", ()))]
+    mine = mine or [t for t in tries if kind == "stages" and "evaluate" in t.get("command", ())]
+    if not mine:
+        return {}
+    last = max(mine, key=lambda one: str(one.get("ended", "")))
+    place = records / f"environment-{last.get('environment', '')}.json"
+    environment = read_json(place) if place.is_file() else {}
+    return {
+        "output": {"digest": sha256_file(run.folder / file)},
+        "code": {"commit": environment.get("commit")},
+        "versions": environment.get("versions", {}),
+        "command": last.get("command", ()),
+    }
 
 
 def _weights(run: Run, file: str, asked: Mapping[str, Any]) -> str | None:
