@@ -72,7 +72,7 @@ def test_curves_are_kept_and_said_to_be_cut(bundle: Path) -> None:
     assert claim["status"] == "seen once" and "nano-s17 stopped at step 7 of" in claim["note"]
     page = (bundle / "report/figures.html").read_text()
     assert "Not finished: aepo (step 3 of" in page and "Not finished: naive_grpo (step 7 of" in page
-    assert "not finished: step 7 of" in (bundle / "report/efficiency.html").read_text()
+    assert ", not finished</span>" in (bundle / "report/efficiency.html").read_text()
     # No evaluation of them is anywhere: a table's cell stays blank.
     assert not list((bundle / "runs/nano-s17").glob("*/aepo/evaluation"))
 
