@@ -61,9 +61,12 @@ class Jobs:
 def hostnames(listed: str) -> tuple[str, ...]:
     """Return the machines of a list in Slurm's notation ("node[1-3,7]"), which Slurm itself spells out.
 
-    Raises QwenlongError as `scontrol` does.
+    Raises QwenlongError as `scontrol` does, and when it names none.
     """
-    return tuple(scontrol("show", "hostnames", listed).split())
+    names = tuple(scontrol("show", "hostnames", listed).split())
+    if not names:
+        raise QwenlongError(f"Slurm finds no machine in the list {listed!r}; `scontrol show job` has those of a job")
+    return names
 
 
 def scontrol(*words: str) -> str:

@@ -34,6 +34,7 @@ def test_slurm_spells_its_lists_out(programs: Path) -> None:
     ("body", "said"),
     [
         ("echo no controller >&2; exit 1", "scontrol show hostnames n1 failed: no controller"),
+        ("exit 0", "finds no machine in the list 'n1'; `scontrol show job`"),
         ("exec sleep 60", "did not answer within 1 s; see `scontrol ping`"),
         (None, "scontrol is not in PATH; load Slurm's client programs"),
     ],
