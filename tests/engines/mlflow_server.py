@@ -8,7 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import weakref
 from pathlib import Path
 
 import httpx
@@ -42,18 +44,21 @@ def _program(name: str) -> str:
 
 
 class Postgres:
-    """A cluster in a folder of its own; PostgreSQL refuses to run as root."""
+    """A cluster in `folder`. PostgreSQL refuses to be root, who starts it as another user, in a folder beside pytest's.
+
+    Not below it: every session of pytest that starts closes it to others, under a server that runs.
+    """
 
     def __init__(self, folder: Path) -> None:
         debian.install(PROGRAMS)
-        self.folder, self.port = folder, free_port()
         self._as = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-        folder.mkdir()
         if self._as:
+            folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
             shutil.chown(folder, "postgres")
-            for parent in folder.parents:
-                if parent.stat().st_uid == os.geteuid() and parent != Path("/tmp") and parent != Path("/"):
-                    parent.chmod(parent.stat().st_mode | 0o011)
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        else:
+            folder.mkdir()
+        self.folder, self.port = folder, free_port()
         secret = folder / "password"
         secret.write_text(PASSWORD)
         secret.chmod(0o644)

@@ -5,6 +5,7 @@
 - data/<digest>/<benchmark>.parquet: examples with golds, by digest: seeds that share them share the file
 - runs/<run>/config.yaml, run.json: configuration, scale, seed, examples, environment
 - runs/<run>/…: files of its results folder under their own names; long ones as .gz
+- runs/<run>/unfinished/: metrics of trainings that did not end, from their state
 - report/: the site
 """
 
