@@ -9,21 +9,26 @@ from qwenlong.core.config import Config, DivergenceConfig
 from qwenlong.core.rollout_fit import foreign
 
 
+def steps(file: Path, config: Config) -> tuple[str, float | None]:
+    """Return the steps of a metrics.jsonl whose rollouts were sampled with other weights ("3, 5"; empty where none
+    were), and the configuration's bound that tells them.
+    """
+    bound = (config.training.divergence or DivergenceConfig()).rollout_correlation
+    if bound is None:
+        return "", None
+    return ", ".join(str(int(row["step"])) for row in read_metrics(file) if foreign(row, bound)), bound
+
+
 def taught_by_others(results: Path, config: Config) -> dict[str, str]:
     """Return, by folder (stages/rl_3, ablations/grpo, evaluation/rl_4 ...), why what is made there is left out.
 
     A stage is left out by its own steps, what descends from it with it.
     """
-    rules = config.training.divergence or DivergenceConfig()
-    bound = rules.rollout_correlation
-    if bound is None:
-        return {}
     found: dict[str, str] = {}
     for policy in sorted([*results.glob("stages/*/policy"), *results.glob("ablations/*/policy")]):
-        steps = [int(row["step"]) for row in read_metrics(policy / "metrics.jsonl") if foreign(row, bound)]
-        if steps:
+        which, bound = steps(policy / "metrics.jsonl", config)
+        if which:
             name = policy.parent.relative_to(results).as_posix()
-            which = ", ".join(map(str, steps))
             found[name] = (
                 f"{name} is left out: rollouts of step {which} were not sampled with its weights (correlation below "
                 f"rollout_correlation {bound}); train it again"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from qwenlong.audit.bundles import foreign
 from qwenlong.audit.results import read_metrics
-from qwenlong.core.config import RL_STAGES, AblationRow, Config, DivergenceConfig
-from qwenlong.core.rollout_fit import foreign
+from qwenlong.core.config import RL_STAGES, AblationRow, Config
 
 #: Folder of a bundle's run.
 FOLDER = "unfinished"
@@ -40,20 +40,16 @@ def found(results: Path, config: Config) -> Iterator[tuple[str, Path | None, str
 
     One whose rollouts were sampled with other weights is left out, as finished ones are.
     """
-    rules = config.training.divergence or DivergenceConfig()
     for name, ablation in trainings(config):
         if (results / policy_file(name, ablation)).is_file():
             continue
         label = f"ablation_{name}" if ablation else name
         # A stage that was begun anew with other settings leaves nothing of the earlier try.
         for file in sorted((results / "state" / "stages" / label).glob("*/metrics.jsonl"))[:1]:
-            rows = read_metrics(file)
-            if not rows:
+            if not read_metrics(file):
                 continue
-            bound = rules.rollout_correlation
-            steps = [] if bound is None else [int(row["step"]) for row in rows if foreign(row, bound)]
-            if steps:
-                which = ", ".join(map(str, steps))
+            which, bound = foreign.steps(file, config)
+            if which:
                 yield (
                     file_of(name, ablation),
                     None,

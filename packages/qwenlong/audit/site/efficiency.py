@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from qwenlong.audit.bundles import layout
+from qwenlong.audit.bundles import layout, unfinished
 from qwenlong.audit.site import flops
 from qwenlong.audit.site.runs import Run
 from qwenlong.audit.tables import ABLATION_TABLES
@@ -127,9 +127,7 @@ def stages(runs: Sequence[Run]) -> list[StageTime]:
     """Return every stage and ablation row that has metrics, runs in order."""
     rows = []
     for run in runs:
-        named = [(name, False) for name in RL_STAGES]
-        named += [(row.name, True) for row in run.rows]
-        for name, ablation in named:
+        for name, ablation in unfinished.trainings(run.config):
             metrics = run.metrics(name, ablation)
             if metrics:
                 rows.append(_stage(run, name, ablation, metrics))

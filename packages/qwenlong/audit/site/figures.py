@@ -124,7 +124,7 @@ def _strategy(
     files = sorted((run.name, run.metrics_file(name, True)) for run, name in trained)
     seeds = max(map(len, have.values()))
     note = f"Line: mean over seeds (at most {seeds}); band: lowest to highest seed. Each row trained from the base."
-    note += _cut((run, name, run.cut(name, True)) for run, name in trained)
+    note += _cut((name, run.cut(name, True)) for run, name in trained)
     title = f"Strategies of {table}, {scale} (the shape of {STRATEGIES[table]})"
     head = ("row", "run", "metric", "step", "value")
     return Figure(f"strategies-{table}-{scale}", title, note, svg(drawn), csv_text(head, rows), tuple(files))
@@ -150,7 +150,7 @@ def _entropy_norm(runs: Sequence[Run], scale: str) -> Figure | None:
         f"entropy_norm-{scale}",
         f"Entropy against gradient norm, {scale} (the shape of Figure 9)",
         "A point a step of naive GRPO, a panel a run; ρ is Spearman's, the paper has 0.96."
-        + _cut((run, "naive_grpo", run.cut("naive_grpo")) for run in runs if run.name in points),
+        + _cut(("naive_grpo", run.cut("naive_grpo")) for run in runs if run.name in points),
         svg(drawn),
         csv_text(("run", "entropy", "gradient_norm"), rows),
         tuple((run.name, run.metrics_file("naive_grpo")) for run in runs if run.name in points),
@@ -172,17 +172,17 @@ def _recipe(run: Run) -> Figure | None:
         f"recipe-{run.name}",
         f"Training along the recipe, {run.name} (entropy and mask: the shape of Figure 11)",
         "Green: the AEPO band of the stage. Red: steps whose negative gradients were masked. Dashed: naive GRPO."
-        + _cut((run, name, run.cut(name)) for name, metrics in stages.items() if metrics),
+        + _cut((name, run.cut(name)) for name, metrics in stages.items() if metrics),
         drawing,
         csv_text(("stage", "step", *keys, "aepo/masked"), rows),
         tuple((run.name, run.metrics_file(name)) for name, metrics in stages.items() if metrics),
     )
 
 
-def _cut(trained: Iterable[tuple[Run, str, str]]) -> str:
-    """Return a sentence on the trainings that did not end; empty without any."""
+def _cut(trained: Iterable[tuple[str, str]]) -> str:
+    """Return a sentence on the trainings that did not end, given names and `Run.cut`; empty without any."""
     stopped: dict[str, set[str]] = {}
-    for _, name, where in trained:
+    for name, where in trained:
         if where:
             stopped.setdefault(name, set()).add(where)
     said = [f"{name} ({', '.join(sorted(places))})" for name, places in stopped.items()]
