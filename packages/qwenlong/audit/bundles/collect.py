@@ -41,6 +41,8 @@ SIDECARS = (
     "ablations/*/policy/provenance.json",
     "ablations/*/model/provenance.json",
     "synthesis/*.provenance.json",
+    "bins/*.provenance.json",
+    "stages/*/score/*.provenance.json",
 )
 EVALUATIONS = ("evaluation/*/*", "ablations/*/evaluation/*")
 

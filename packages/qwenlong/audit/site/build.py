@@ -10,7 +10,7 @@ from typing import Any
 
 from qwenlong.audit import assumptions, report
 from qwenlong.audit.bundles import layout
-from qwenlong.audit.site import claims, efficiency, exports, sources
+from qwenlong.audit.site import claims, efficiency, exports, sources, versions
 from qwenlong.audit.site.cells import SeededTable, all_tables
 from qwenlong.audit.site.figures import Figure, all_figures
 from qwenlong.audit.site.published import Entry, entries
@@ -48,6 +48,7 @@ class Site:
     minutes: list[efficiency.TableTime]
     held: list[efficiency.Held]
     sources: list[sources.Made]
+    versions: list[versions.Version]
 
 
 def build(bundle: Path, out: Path) -> list[Path]:
@@ -87,7 +88,9 @@ def gather(found: Opened) -> Site:
     used |= {(s.run, s.file) for verdict in verdicts for s in verdict.sources}
     used |= {(s.run, s.file) for entry in named for _, _, _, _, many in entry.measured for s in many}
     used |= {pair for figure in drawn for pair in figure.sources} | {(s.run, s.source) for s in stages}
-    return Site(found, known, tables, verdicts, drawn, named, stages, minutes, held, sources.listing(found.runs, used))
+    made = sources.listing(found.runs, used)
+    several = versions.several(found.runs)
+    return Site(found, known, tables, verdicts, drawn, named, stages, minutes, held, made, several)
 
 
 def texts(site: Site) -> dict[str, str]:
@@ -118,6 +121,7 @@ def _values(site: Site) -> dict[str, Any]:
             "held": [one.as_json() for one in site.held],
         },
         "sources": [made.as_json() for made in site.sources],
+        "versions": [one.as_json() for one in site.versions],
         "drawn_with": drawn_with(),
     }
 
