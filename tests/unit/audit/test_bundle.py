@@ -414,3 +414,31 @@ def test_packing_is_gzip_without_a_time(tmp_path: Path) -> None:
         (tmp_path / "a.gz").write_bytes(wrong)
         with pytest.raises(DataError, match="no whole gzip"):
             layout.unpacked(tmp_path / "a.gz")
+
+
+def test_a_file_that_results_read_in_two_versions_is_shown_with_them(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "results" / "smollm2-s17", tmp_path / "results" / "smollm2-s17")
+    shutil.copy(runs / "smollm2-s17.yaml", tmp_path)
+    for name, digest in (("rl_1", "a" * 64), ("rl_2", "b" * 64)):
+        sidecar = {"output": {"digest": "c" * 64, "path": name}, "inputs": {"samples": {"path": "S", "digest": digest}}}
+        file = tmp_path / "results/smollm2-s17/stages" / name / "score" / "train.parquet.provenance.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(sidecar))
+    out = tmp_path / "bundle"
+    done = RUN.invoke(app, words(tmp_path, out, "smollm2-s17"))
+    assert done.exit_code == 0, done.output
+    known = json.loads((out / "report/tables.json").read_text())["versions"]
+    assert [(one["file"], one["digest"], one["results"]) for one in known] == [
+        ("S", "a" * 12, ["stages/rl_1/score/train.parquet"]),
+        ("S", "b" * 12, ["stages/rl_2/score/train.parquet"]),
+    ]
+    page = (out / "report/sources.html").read_text()
+    assert 'id="versions"' in page
+    assert "b" * 12 in page
+    assert "sources.html#versions" in (out / "report/index.html").read_text()
+    assert RUN.invoke(app, ["verify", str(out)]).exit_code == 0
+
+
+def test_a_bundle_whose_inputs_have_one_version_says_nothing_of_versions(small: Path) -> None:
+    assert 'id="versions"' not in (small / "report/sources.html").read_text()
+    assert "#versions" not in (small / "report/index.html").read_text()
