@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from qwenlong.core import processes, provenance
+from qwenlong.core.errors import QwenlongError
 from qwenlong.core.files import code_digest, digest_value, write_json
 from qwenlong.core.logs import get
 from qwenlong.replication import share
@@ -34,6 +35,8 @@ _LOG = get(__name__)
 _POLL = 0.5
 #: Seconds that Snakemake and its jobs have to end after the stages' own grace.
 _ENDING = 15.0
+#: Seconds between two records of an attempt under way: what a machine that vanishes takes along of the time held.
+_RECORDED = 20.0
 
 
 @dataclass
@@ -46,15 +49,44 @@ class Active:
     began: float
     shared: bool
     """Only the data that the run shares are made by it, in the folder of their seed."""
+    environment: str
+    stamp: datetime
+    """When it began; its record is named by it."""
+    recorded: float = field(default_factory=time.monotonic)
     seen: dict[int, psutil.Process] = field(default_factory=dict)
 
     def look(self) -> None:
-        """Note the processes below: what leaves its parent is not found otherwise."""
+        """Note the processes below, as what leaves its parent is not found otherwise; now and then record the time."""
         import psutil
 
         with contextlib.suppress(psutil.Error):
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 self.seen.setdefault(process.pid, process)
+        if time.monotonic() - self.recorded >= _RECORDED:
+            self.record("under way")
+
+    def record(self, state: str, **values: Any) -> float:
+        """Write the attempt's one record anew, its seconds so far included, and return them.
+
+        A record that cannot be written ends no run.
+        """
+        run, now = self.run, time.monotonic()
+        self.recorded, seconds = now, round(now - self.began, 1)
+        attempt = {"run": run.name, "state": state, "seconds": seconds, "began": _said(self.stamp)}
+        attempt |= {"seen": _said(datetime.now(UTC)), "environment": self.environment, "shared_data": self.shared}
+        attempt |= {"command": command(run, 1, self.shared)[2:], **values}
+        # Two tries may begin in one second.
+        stamp = self.stamp.isoformat(timespec="microseconds").replace(":", "")
+        file = (run.data if self.shared else run.results) / FOLDER / "attempts" / f"{run.name}-{stamp}.json"
+        try:
+            write_json(file, attempt)
+        except (OSError, QwenlongError) as error:
+            _LOG.warning("%s: %s is not written: %s", run.name, file, error)
+        return seconds
+
+
+def _said(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -104,7 +136,7 @@ def drive(
         while (waiting or active) and time.monotonic() < stop_at and not told():
             for one in [one for one in active if one.process.poll() is not None]:
                 active.remove(one)
-                outcome = _ended(one, environment, stopped=False)
+                outcome = _ended(one, stopped=False)
                 if one.shared and outcome.state == "complete":
                     waiting.insert(0, one.run)
                 else:
@@ -113,14 +145,14 @@ def drive(
                 if stop_at - time.monotonic() < least:
                     break
                 waiting.remove(run)
-                active.append(_begin(run, max(1, cores // at_once), variables or {}))
+                active.append(_begin(run, max(1, cores // at_once), variables or {}, environment))
             if waiting and not active and stop_at - time.monotonic() < least:
                 break
             for one in active:
                 one.look()
             time.sleep(_POLL)
     finally:
-        outcomes += _stop(active, environment, grace)
+        outcomes += _stop(active, grace)
     return outcomes + [Outcome(run.name, "waiting", 0.0) for run in waiting]
 
 
@@ -137,7 +169,7 @@ def _next(waiting: Sequence[Run], active: Sequence[Active], places: int) -> Iter
             yield run
 
 
-def _begin(run: Run, cores: int, variables: dict[str, str]) -> Active:
+def _begin(run: Run, cores: int, variables: dict[str, str], environment: str) -> Active:
     shared = share.missing(run)
     if not shared and (copied := share.copy(run)):
         _LOG.info("%s: shares %s with %s", run.name, ", ".join(copied), run.data)
@@ -152,26 +184,25 @@ def _begin(run: Run, cores: int, variables: dict[str, str]) -> Active:
         words, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
         env={**os.environ, **variables},
     )  # fmt: skip
-    return Active(run, process, stream, time.monotonic(), shared)
+    one = Active(run, process, stream, time.monotonic(), shared, environment, datetime.now(UTC))
+    one.record("under way")
+    return one
 
 
-def _ended(one: Active, environment: str, stopped: bool) -> Outcome:
+def _ended(one: Active, stopped: bool) -> Outcome:
     one.log.close()
-    run, seconds = one.run, round(time.monotonic() - one.began, 1)
+    run = one.run
     code = one.process.returncode
     state = "complete" if code == 0 else "stopped" if stopped else "failed"
-    folder = (run.data if one.shared else run.results) / FOLDER
-    stamp = datetime.now(UTC).isoformat(timespec="seconds")
-    attempt = {"run": run.name, "state": state, "code": code, "seconds": seconds, "ended": stamp}
-    attempt |= {"environment": environment, "shared_data": one.shared, "command": command(run, 1, one.shared)[2:]}
-    write_json(folder / "attempts" / f"{run.name}-{stamp.replace(':', '')}.json", attempt)
+    ended = _said(datetime.now(UTC))
+    seconds = one.record(state, code=code, ended=ended)
     if code == 0 and not one.shared:
-        run.finish(seconds=seconds, ended=stamp, environment=environment)
+        run.finish(seconds=seconds, ended=ended, environment=one.environment)
     _LOG.info("%s: %s after %.0f s", run.name, state, seconds)
     return Outcome(run.name, state, seconds)
 
 
-def _stop(active: Sequence[Active], environment: str, grace: float) -> list[Outcome]:
+def _stop(active: Sequence[Active], grace: float) -> list[Outcome]:
     """End runs: their commands save what they can and no further job begins; after the grace they are killed."""
     for one in active:
         one.look()
@@ -184,10 +215,10 @@ def _stop(active: Sequence[Active], environment: str, grace: float) -> list[Outc
         for one in active:
             one.look()
         time.sleep(_POLL)
-    return [_killed(one, environment) for one in active]
+    return [_killed(one) for one in active]
 
 
-def _killed(one: Active, environment: str) -> Outcome:
+def _killed(one: Active) -> Outcome:
     import psutil
 
     for process in [*one.seen.values()]:
@@ -198,7 +229,7 @@ def _killed(one: Active, environment: str) -> Outcome:
     if one.process.poll() is None:
         one.process.kill()
     one.process.wait()
-    return _ended(one, environment, stopped=True)
+    return _ended(one, stopped=True)
 
 
 def describe() -> str:
@@ -239,7 +270,6 @@ def shared_ray(config: Path) -> Iterator[dict[str, str]]:
     """Run one Ray on this machine within the block; yield the variables by which stages find it."""
     import secrets
 
-    from qwenlong.core.errors import QwenlongError
     from qwenlong.core.network import answers, free_port
 
     port = free_port("127.0.0.1")

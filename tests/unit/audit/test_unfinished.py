@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from made_up_runs import make, metrics
 from qwenlong.audit.bundles import collect, layout, unfinished
 from qwenlong.audit.bundles.checking import verify
+from qwenlong.audit.site import sources
 from qwenlong.audit.site.runs import opened
 from qwenlong.core import config_files
 from qwenlong.core.config import Config
@@ -83,6 +85,27 @@ def test_their_source_is_the_command_that_was_stopped(bundle: Path) -> None:
     row = made["unfinished/ablations/aepo/metrics.jsonl"]
     assert row["command"] == "snakemake -- results/x/ablations/aepo/evaluation/heldout/scores.json"
     assert row["stored"] == "runs/nano-s17/unfinished/ablations/aepo/metrics.jsonl.gz" and row["digest"]
+
+
+def test_a_try_whose_end_nobody_saw_stands_where_it_was_seen_last(bundle: Path, tmp_path: Path) -> None:
+    command = ["snakemake", "--", "results/x/ablations/aepo/evaluation/heldout/scores.json"]
+    with opened(bundle) as found:
+        (one,) = found.runs
+        place = Path(shutil.copytree(one.folder, tmp_path / "run"))
+        run = replace(one, folder=place)
+        attempts = place / layout.RECORDS / "attempts"
+        for name, more in {
+            "seen": {"began": "2026-01-02T03:00:00+00:00", "seen": "2026-01-02T03:04:07+00:00", "ended": None},
+            "before": {"began": "2026-01-02T03:04:06+00:00"},
+        }.items():
+            value = {"state": "under way", "seconds": 5.0, "command": [*command, name], **more}
+            (attempts / f"{name}.json").write_text(json.dumps(value))
+        file = "unfinished/ablations/aepo/metrics.jsonl"
+        (made,) = sources.listing([run], [(run.name, file)])
+        assert made.command.endswith("scores.json seen")
+        (attempts / "seen.json").unlink()
+        (made,) = sources.listing([run], [(run.name, file)])
+        assert made.command.endswith("scores.json before")
 
 
 def test_an_edit_is_named(bundle: Path, tmp_path: Path) -> None:

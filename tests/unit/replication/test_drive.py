@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
-from qwenlong.core.errors import ConfigError
+from qwenlong.audit.site import efficiency
+from qwenlong.core.errors import ConfigError, StorageError
 from qwenlong.core.files import read_json, write_json, write_text
-from qwenlong.replication import drive, plan
+from qwenlong.replication import choosing, drive, plan
 
 CONFIG = "run: {name: small, results: results/small, seed: 17, data_seed: 17, grace_seconds: 1}\n"
 #: Stands in for Snakemake: writes what a run is asked for.
@@ -61,7 +68,8 @@ def test_shared_data_come_first_and_what_is_complete_is_skipped(
     assert Path("results/small/seed_18/bins/bins.json").is_file()
     asked.clear()
     assert {o.state for o in drive.drive(runs, seconds=60, cores=2)} == {"complete"} and not asked
-    attempts = [read_json(file) for file in sorted(Path("results/small").rglob("attempts/*.json"))]
+    attempts = _attempts()
+    assert len(attempts) == 3
     assert [a["shared_data"] for a in attempts].count(True) == 1 and all(a["code"] == 0 for a in attempts)
 
 
@@ -82,9 +90,9 @@ def test_the_limit_holds_and_nothing_is_left_running(runs: list[plan.Run], monke
     found: list[psutil.Process] = []
     real = drive._killed
 
-    def killed(one: drive.Active, environment: str) -> drive.Outcome:
+    def killed(one: drive.Active) -> drive.Outcome:
         found.extend([psutil.Process(one.process.pid), *one.seen.values()])
-        return real(one, environment)
+        return real(one)
 
     monkeypatch.setattr(drive, "_killed", killed)
     began = time.monotonic()
@@ -93,6 +101,101 @@ def test_the_limit_holds_and_nothing_is_left_running(runs: list[plan.Run], monke
     assert {o.name: o.state for o in outcomes} == {"one-18": "stopped", "one-17": "waiting"}
     assert len(found) == 2
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in found)
+
+
+def _attempts() -> list[dict[str, Any]]:
+    return [read_json(file) for file in sorted(Path("results/small").rglob("attempts/*.json"))]
+
+
+def test_an_attempt_is_recorded_while_it_runs_and_has_one_record(
+    runs: list[plan.Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json("results/small/seed_17/bins/bins.json", {})
+    monkeypatch.setattr(drive, "_RECORDED", 0.05)
+    waits = "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.02)"
+    monkeypatch.setattr(drive, "command", lambda run, cores, shared: [sys.executable, "-c", waits])
+    seen: list[dict[str, Any]] = []
+
+    def told() -> bool:
+        now = _attempts()
+        if now and now[0]["seconds"] >= 0.2 and not seen:
+            # What is packed now takes the record along.
+            assert any(file.parent.name == "attempts" for file in choosing.records(runs[1].results, 0))
+            write_text("go", "")
+            seen.extend(now)
+        return False
+
+    drive.drive(runs[1:], seconds=60, cores=2, least=0.1, told=told)
+    (before,), (after,) = seen, _attempts()
+    assert before["state"] == "under way" and "ended" not in before and "code" not in before
+    assert after["state"] == "complete" and after["code"] == 0 and after["seconds"] >= before["seconds"]
+    same = ("run", "began", "environment", "command", "shared_data")
+    assert all(before[key] == after[key] for key in same)
+    moments = [datetime.fromisoformat(one) for one in (before["began"], before["seen"], after["ended"], after["seen"])]
+    assert moments == sorted(moments)
+    assert read_json(runs[1].mark)["ended"] == after["ended"]
+
+
+def test_what_a_killed_driver_leaves_is_under_way_and_its_time_counts(runs: list[plan.Run]) -> None:
+    write_json("results/small/seed_17/bins/bins.json", {})
+    # One of an earlier version, which wrote its record at the end.
+    folder = runs[1].results / plan.FOLDER / "attempts"
+    write_json(folder / "one-17-2026-01-02T030405+0000.json", {"run": "one-17", "state": "stopped", "seconds": 60.0})
+    script = """
+import sys
+from qwenlong.replication import drive, plan
+drive._POLL, drive._RECORDED = 0.02, 0.05
+drive.command = lambda run, cores, shared: [sys.executable, "-c", "import time; time.sleep(300)"]
+drive.drive(plan.load("plan.yaml")[1:], seconds=300, cores=2, least=0.1)
+"""
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    below: list[psutil.Process] = []
+    try:
+        end = time.monotonic() + 60
+        while not any(one["state"] == "under way" and one["seconds"] >= 0.2 for one in _attempts()):
+            assert time.monotonic() < end and driver.poll() is None
+            time.sleep(0.05)
+        below = psutil.Process(driver.pid).children(recursive=True)
+    finally:
+        driver.kill()
+        driver.wait()
+        for process in below:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+    earlier, killed = sorted(_attempts(), key=lambda one: one.get("began", ""))
+    assert killed["state"] == "under way" and "ended" not in killed and not runs[1].complete()
+    (held,) = efficiency.held([SimpleNamespace(name="small", folder=runs[1].results)])  # type: ignore[list-item]
+    assert (held.part, held.attempts, held.complete) == ("one-17", 2, False)
+    assert held.minutes == pytest.approx((earlier["seconds"] + killed["seconds"]) / 60)
+
+    write_json(folder / "one-17-later.json", {"run": "one-17", "state": "complete", "seconds": 6.0, "began": "x"})
+    (held,) = efficiency.held([SimpleNamespace(name="small", folder=runs[1].results)])  # type: ignore[list-item]
+    assert (held.attempts, held.complete) == (3, True)
+    assert held.minutes == pytest.approx((66 + killed["seconds"]) / 60)
+
+
+def _active(run: plan.Run, stamp: datetime) -> drive.Active:
+    process = SimpleNamespace(pid=0, returncode=0)
+    return drive.Active(run, process, None, time.monotonic(), False, "0a1b", stamp)  # type: ignore[arg-type]
+
+
+def test_tries_of_one_second_have_records_of_their_own(runs: list[plan.Run]) -> None:
+    for microsecond in (0, 1):
+        _active(runs[0], datetime(2026, 1, 2, 3, 4, 5, microsecond, UTC)).record("under way")
+    assert [one["began"] for one in _attempts()] == ["2026-01-02T03:04:05+00:00"] * 2
+
+
+def test_a_record_that_cannot_be_written_ends_no_run(
+    runs: list[plan.Run], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, value: Any) -> None:
+        raise StorageError(f"{path}: the disk is full")
+
+    monkeypatch.setattr(drive, "write_json", full)
+    assert _active(runs[0], datetime.now(UTC)).record("under way") >= 0
+    assert "the disk is full" in caplog.text
 
 
 def test_two_runs_at_a_time_never_share_a_folder(runs: list[plan.Run]) -> None:

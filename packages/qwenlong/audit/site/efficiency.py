@@ -94,7 +94,10 @@ class Held:
 
 
 def held(runs: Sequence[Run]) -> list[Held]:
-    """Return the attempts of each part of each run, together."""
+    """Return the attempts of each part of each run, together.
+
+    One whose record ends under way, as on a machine that vanished, counts as long as it was seen: at least so long.
+    """
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for run in runs:
         for file in sorted(run.folder.glob(f"{layout.RECORDS}/attempts/*.json")):

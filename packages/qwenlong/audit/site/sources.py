@@ -100,7 +100,8 @@ def _unfinished(run: Run, file: str) -> Mapping[str, Any]:
     mine = mine or [t for t in tries if kind == "stages" and "evaluate" in t.get("command", ())]
     if not mine:
         return {}
-    last = max(mine, key=lambda one: str(one.get("ended", "")))
+    # Of a try whose end nobody saw the record says when it was seen last.
+    last = max(mine, key=lambda one: str(one.get("ended") or one.get("seen") or one.get("began") or ""))
     place = records / f"environment-{last.get('environment', '')}.json"
     environment = read_json(place) if place.is_file() else {}
     return {
