@@ -93,14 +93,20 @@ def unusable(results: Path, config: Config, travels: Callable[[Path], bool]) -> 
     for model in [*results.glob("models/*/"), *results.glob("ablations/*/model/")]:
         file = model / "model.safetensors"
         if not travels(file) and _needed(results, config, file):
-            policy = model.parent / "policy" if model.name == "model" else results / "stages" / model.name / "policy"
-            found |= {model, policy}
-    for policy in [*results.glob("stages/*/policy/"), *results.glob("ablations/*/policy/")]:
-        name = policy.parent.name
-        model = results / "models" / name if policy.parts[-3] == "stages" else policy.parent / "model"
+            found |= {model, policy(model)}
+    for trained in [*results.glob("stages/*/policy/"), *results.glob("ablations/*/policy/")]:
+        name = trained.parent.name
+        model = results / "models" / name if trained.parts[-3] == "stages" else trained.parent / "model"
         if not model.is_dir():
-            found.add(policy)
+            found.add(trained)
     return sorted(found)
+
+
+def policy(model: Path) -> Path:
+    """Return the folder of the policy that a model was converted from."""
+    if model.name == "model":
+        return model.parent / "policy"
+    return model.parent.parent / "stages" / model.name / "policy"
 
 
 def weights(results: Path, config: Config, data: Path | None = None) -> list[Weights]:

@@ -110,14 +110,17 @@ def pack(
 def unpack(
     sources: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Parts, or folders of parts, of one pack.")],
     remember: Annotated[bool, typer.Option(help="Leave these files out of the next pack made here.")] = True,
+    partial: Annotated[bool, typer.Option("--partial", help="Last parts are missing: take what is whole.")] = False,
     as_json: Json = False,
 ) -> None:
     """Put packed results in their places below the working directory, checked first."""
     from qwenlong.replication import packing
 
     with reported():
-        result = packing.unpack(sources, remember=remember)
+        result = packing.unpack(sources, remember=remember, partial=partial)
     text = f"{result['files']} files written, {len(result['weights'])} of them weights"
+    if result["cut"]:
+        text += f"; cut off: {', '.join(result['cut'])}"
     print_result(result, text, as_json)
 
 

@@ -21,9 +21,12 @@ import pyarrow as pa
 
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import atomic_file, read_json, sha256_file, write_json
+from qwenlong.core.logs import get
 from qwenlong.core.provenance import git_commit
-from qwenlong.replication import choosing, tensors
+from qwenlong.replication import choosing, cutting, tensors
 from qwenlong.replication.plan import Run
+
+_LOG = get(__name__)
 
 #: Bytes of a piece, and pieces at most unless more are asked for: files of 16 MiB, 64 MiB together with the list.
 PIECE, PIECES = 16 * 2**20 - 2**18, 4
@@ -198,21 +201,25 @@ def _write(out: Path, box: _Box, runs: Sequence[Run], aside: Sequence[str]) -> d
     return listed
 
 
-def unpack(sources: Sequence[Path], *, remember: bool = True) -> dict[str, Any]:
+def unpack(sources: Sequence[Path], *, remember: bool = True, partial: bool = False) -> dict[str, Any]:
     """Put the files of a pack back in their places below the working directory; return how many, and what.
 
     `sources` are parts, or folders of parts of one pack. Everything is checked before anything is written. Times keep
     their order but lie in the present, so that no file of a fresh checkout is newer. `remember`: work goes on here:
     note the files, so that the next `pack` leaves them out, and leave out folders that would count as made and are
-    not whole. Raises DataError where parts are missing or damaged.
+    not whole. `partial`: of a pack whose last parts are missing, take what is whole; the rest is returned as `cut`.
+    Raises DataError where parts are missing or damaged.
     """
-    whole, blobs, aside = _joined(sources)
+    whole, blobs, aside = _joined(sources, partial)
+    cut = cutting.cut(blobs, len(whole)) if partial else []
     written: dict[str, float] = {}
     same: list[str] = []
-    for blob, data in _cut(whole, blobs):
+    for blob, data in _cut(whole, blobs, cut):
         if hashlib.sha256(data).hexdigest() != blob["sha256"]:
             raise DataError(f"{blob['name']} in the pack is damaged; copy the parts again")
-    for blob, data in _cut(whole, blobs):
+    if remember and cut:
+        aside = [*aside, *cutting.unusable(cut), *_halved(whole, blobs, cut)]
+    for blob, data in _cut(whole, blobs, cut):
         if blob["kind"] == "records":
             here, there = _restored(data, aside if remember else ())
             written |= here
@@ -228,17 +235,35 @@ def unpack(sources: Sequence[Path], *, remember: bool = True) -> dict[str, Any]:
     if remember:
         earlier = read_json(KNOWN) if KNOWN.is_file() else {}
         write_json(KNOWN, earlier | {name: sha256_file(name) for name in [*written, *same]})
-    return {"files": len(written), "weights": [b["name"] for b in blobs if b["kind"] == "weights"]}
+    weights = [b["name"] for b in blobs if b["kind"] == "weights" and b not in cut]
+    return {"files": len(written), "weights": weights, "cut": cutting.names(cut)}
 
 
-def _cut(whole: bytes, blobs: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _cut(
+    whole: bytes, blobs: Sequence[dict[str, Any]], without: Sequence[dict[str, Any]] = ()
+) -> Iterator[tuple[dict[str, Any], bytes]]:
     at = 0
     for blob in blobs:
-        yield blob, whole[at : at + blob["size"]]
+        if blob not in without:
+            yield blob, whole[at : at + blob["size"]]
         at += blob["size"]
 
 
-def _joined(sources: Sequence[Path]) -> tuple[bytes, list[dict[str, Any]], list[str]]:
+def _halved(whole: bytes, blobs: Sequence[dict[str, Any]], cut: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the folder of the last record before the cut if it may be cut in two and would count as made."""
+    last = None
+    for blob, data in _cut(whole, blobs, cut):
+        if blob["kind"] == "records":
+            last = blob["name"], data
+    if last is None or not any(one["name"] == last[0] for one in cut):
+        return []
+    with _opened(last[1]) as archive:
+        folder = Path(archive.getnames()[-1]).parent
+    # Models and their policies are left out with their weights, which lie behind.
+    return [str(folder)] if folder.name == "tokenizer" else []
+
+
+def _joined(sources: Sequence[Path], partial: bool) -> tuple[bytes, list[dict[str, Any]], list[str]]:
     parts: dict[int, bytes] = {}
     heads: dict[str, dict[str, Any]] = {}
     files = [
@@ -262,7 +287,16 @@ def _joined(sources: Sequence[Path]) -> tuple[bytes, list[dict[str, Any]], list[
     head = next(iter(heads.values()))
     missing = sorted(set(range(1, head["of"] + 1)) - parts.keys())
     if missing:
-        raise DataError(f"part {missing[0]} of {head['of']} is missing; copy it, too")
+        first = missing[0]
+        later = [number for number in sorted(parts) if number > first]
+        parts = {number: piece for number, piece in parts.items() if number < first}
+        remedy = "copy it, too"
+        if parts and not partial:
+            remedy += ", or take what is whole in the parts before it with --partial"
+        if not partial or head["blobs"][0]["size"] > sum(map(len, parts.values())):
+            raise DataError(f"part {first} of {head['of']} is missing; {remedy}")
+        if later:
+            _LOG.warning("part %d of %d is missing; ignored: %s", first, head["of"], ", ".join(map(str, later)))
     return b"".join(parts[number] for number in sorted(parts)), head["blobs"], head.get("aside", [])
 
 
@@ -273,14 +307,18 @@ def _inside(name: str) -> Path:
     return path
 
 
+def _opened(blob: bytes) -> tarfile.TarFile:
+    raw = pa.decompress(blob[8:], int.from_bytes(blob[:8], "little"), "zstd", asbytes=True)
+    return tarfile.open(fileobj=io.BytesIO(raw))
+
+
 def _restored(blob: bytes, aside: Sequence[str] = ()) -> tuple[dict[str, float], list[str]]:
     """Write an archive's files but those in the folders `aside`; return those written with their times, and those that
     were the same already.
     """
-    raw = pa.decompress(blob[8:], int.from_bytes(blob[:8], "little"), "zstd", asbytes=True)
     written: dict[str, float] = {}
     same: list[str] = []
-    with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+    with _opened(blob) as archive:
         for entry in archive:
             stream = archive.extractfile(entry) if entry.isfile() else None
             if stream is None:
