@@ -226,7 +226,7 @@ def unpack(sources: Sequence[Path], *, remember: bool = True, partial: bool = Fa
             same += there
         else:
             target = _inside(blob["name"])
-            if target.is_file() and tensors.digest(target) == blob.get("digest"):
+            if cutting.here(blob):
                 same.append(str(target))
                 continue
             tensors.decode(data, target, Path(blob["reference"]) if blob["reference"] is not None else None)
