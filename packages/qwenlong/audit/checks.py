@@ -12,7 +12,7 @@ import numpy as np
 
 from qwenlong.audit.results import Scores, read_metrics
 from qwenlong.audit.tables import COUNTERPARTS, TABLE10_ROWS, Evaluations
-from qwenlong.core.config import RL_STAGES, Config
+from qwenlong.core.config import RL_STAGES, AblationRow, Config
 from qwenlong.core.published import Claim, Published
 
 #: seen: as claimed, beyond noise. leaning, against: as claimed or not, within noise. contradicted: opposite, beyond it.
@@ -181,31 +181,36 @@ def _entropy_tracks_norm(claim: Claim, paper: str, results: Path) -> Check:
     return Check(claim.id, claim.direction, paper, f"{rho:.2f}", None, None, verdict, note)
 
 
-def steps_in_band(results: Path, config: Config) -> tuple[int, int, list[str]]:
-    """Return the steps within AEPO's band and its swing, all steps since a stage's first masked one, and the stages."""
+def steps_in_band(results: Path, config: Config, *, row: str | None = None) -> tuple[int, int, list[str]]:
+    """Return the steps within AEPO's band and its swing, all steps since a training's first masked one, and the files.
+
+    Trainings are the stages and, where it is given, a row of `ablations`; files are metrics below `results`.
+    """
+    trainings = {f"stages/{name}/policy/metrics.jsonl": config.stage(name).aepo for name in RL_STAGES}
+    if row is not None and any(isinstance(one, AblationRow) and one.name == row for one in config.ablations.rows):
+        trainings[f"ablations/{row}/policy/metrics.jsonl"] = config.ablation(row).aepo
     inside = outside = 0
-    stages = []
-    for name in RL_STAGES:
-        band = config.stage(name).aepo
+    files = []
+    for file, band in trainings.items():
         if band is None:
             continue
         masked = False
-        for row in read_metrics(results / "stages" / name / "policy" / "metrics.jsonl"):
-            if "aepo/entropy" not in row:
+        for step in read_metrics(results / file):
+            if "aepo/entropy" not in step:
                 continue
             # Before the first masked step the controller has done nothing yet.
-            if row.get("aepo/masked", 0.0) and not masked:
+            if step.get("aepo/masked", 0.0) and not masked:
                 masked = True
-                stages.append(name)
+                files.append(file)
             if masked:
-                within = band.low * (1 - SWING) <= row["aepo/entropy"] <= band.high * (1 + SWING)
+                within = band.low * (1 - SWING) <= step["aepo/entropy"] <= band.high * (1 + SWING)
                 inside, outside = inside + within, outside + (not within)
-    return inside, inside + outside, stages
+    return inside, inside + outside, files
 
 
 def _entropy_in_band(claim: Claim, paper: str, results: Path, config: Config) -> Check:
-    inside, steps, stages = steps_in_band(results, config)
-    switches = len(stages)
+    inside, steps, files = steps_in_band(results, config)
+    switches = len(files)
     if not switches:
         note = "no stage's entropy crossed its upper bound: the controller was not exercised"
         return Check(claim.id, claim.direction, paper, "", None, None, "not measured", note)

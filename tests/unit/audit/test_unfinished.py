@@ -71,9 +71,9 @@ def test_curves_are_kept_and_said_to_be_cut(bundle: Path) -> None:
     assert rows["nano-s17.grpo"]["cut"] == ""
     claims = {row["id"]: row for row in tables["claims"]}
     claim = claims["entropy_tracks_gradient_norm"]
-    assert claim["status"] == "seen once" and "nano-s17 stopped at step 7 of" in claim["note"]
+    assert claim["status"] == "seen once" and "nano-s17: naive_grpo stopped at step 7 of" in claim["note"]
     page = (bundle / "report/figures.html").read_text()
-    assert "Not finished: aepo (step 3 of" in page and "Not finished: naive_grpo (step 7 of" in page
+    assert "Not finished: aepo (step 3 of" in page and "Not finished: nano-s17 naive_grpo (step 7 of" in page
     assert ", not finished</span>" in (bundle / "report/efficiency.html").read_text()
     # No evaluation of them is anywhere: a table's cell stays blank.
     assert not list((bundle / "runs/nano-s17").glob("*/aepo/evaluation"))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from qwenlong.audit import checks
 from qwenlong.audit.results import Scores
+from qwenlong.audit.site import entropy
 from qwenlong.audit.site.cells import Source, estimate_json, file_of, found, items_of
 from qwenlong.audit.site.runs import Run
 from qwenlong.audit.site.statistics import Estimate, Items, difference, estimate, holm, of_seeds
@@ -211,29 +212,33 @@ def _status(claim: Claim, value: Estimate) -> Status:
 
 
 def _rho(empty: Verdict, runs: Sequence[Run], paper: Any) -> Verdict:
-    """Spearman's rho of entropy and gradient norm over naive GRPO's steps; seeds averaged on Fisher's scale."""
+    """Spearman's rho of entropy and gradient norm within each training of plain GRPO.
+
+    Of a seed's trainings, and then of seeds, the mean on Fisher's scale.
+    """
     seeds: list[Seed] = []
     sources: list[Source] = []
     cut: list[str] = []
     steps = 0
     for run in runs:
-        points = checks.gradient_steps(run.metrics("naive_grpo"))
-        rho = checks.spearman(*zip(*points, strict=True)) if len(points) > 2 else math.nan
-        if math.isnan(rho) or any(one.seed == run.seed for one in seeds):
+        trained = {one: points for one, points in entropy.plain(run).items() if not math.isnan(entropy.rho(points))}
+        if not trained or any(one.seed == run.seed for one in seeds):
             continue
-        seeds.append(Seed(run.name, run.seed, Estimate(rho, None, None, None, len(points), 1)))
-        sources.append(Source(run.name, run.seed, run.metrics_file("naive_grpo")))
-        cut += [f"{run.name} stopped at {where}"] if (where := run.cut("naive_grpo")) else []
-        steps += len(points)
+        n = sum(map(len, trained.values()))
+        value = _through_fisher([entropy.rho(points) for points in trained.values()], n).value
+        seeds.append(Seed(run.name, run.seed, Estimate(value, None, None, None, n, 1)))
+        sources += [Source(run.name, run.seed, run.metrics_file(*training)) for training in trained]
+        cut += [f"{run.name}: {one[0]} stopped at {where}" for one in trained if (where := run.cut(*one))]
+        steps += n
     if not seeds:
-        return replace(empty, note="three steps of naive_grpo that differ are needed")
+        return replace(empty, note="three steps of plain GRPO that differ are needed")
     whole = _through_fisher([one.estimate.value for one in seeds], steps)
     status: Status = "seen once" if len(seeds) < 2 else "undecided"
     if whole.low is not None and whole.high is not None and whole.high < 0:
         status = "contradicted"
     elif whole.low is not None and whole.high is not None and whole.low > 0:
         status = "reproduced" if whole.low <= float(paper) <= whole.high else "supported"
-    note = "; ".join([f"Spearman's ρ over {steps} steps of naive_grpo", *cut])
+    note = "; ".join([f"Spearman's ρ within trainings of plain GRPO, {steps} steps in {len(sources)} of them", *cut])
     ours = tuple(f"{one.estimate.value:.2f}" for one in seeds)
     return replace(
         empty, ours=ours, status=status, estimate=whole, seeds=tuple(seeds), sources=tuple(sources), note=note
@@ -255,14 +260,14 @@ def _band(empty: Verdict, runs: Sequence[Run]) -> Verdict:
     sources: list[Source] = []
     counted = 0
     for run in runs:
-        inside, steps, stages = checks.steps_in_band(run.folder, run.config)
+        inside, steps, files = checks.steps_in_band(run.folder, run.config, row=entropy.AEPO)
         if not steps or any(one.seed == run.seed for one in seeds):
             continue
         seeds.append(Seed(run.name, run.seed, Estimate(inside / steps, None, None, None, steps, 1)))
-        sources += [Source(run.name, run.seed, f"stages/{stage}/policy/metrics.jsonl") for stage in stages]
+        sources += [Source(run.name, run.seed, file) for file in files]
         counted += steps
     if not seeds:
-        return replace(empty, note="no stage's entropy crossed its upper bound: the controller was not exercised")
+        return replace(empty, note="no training's entropy crossed its upper bound: the controller was not exercised")
     shares = [one.estimate.value for one in seeds]
     if len(seeds) < 2:
         status: Status = "seen once"

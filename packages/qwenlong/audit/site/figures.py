@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qwenlong.audit import curves
-from qwenlong.audit.checks import gradient_steps, spearman
+from qwenlong.audit.site import entropy
 from qwenlong.audit.site.cells import SeededTable
 from qwenlong.audit.site.runs import Run
 from qwenlong.core.config import RL_STAGES
@@ -131,29 +131,30 @@ def _strategy(
 
 
 def _entropy_norm(runs: Sequence[Run], scale: str) -> Figure | None:
-    points = {run.name: pairs for run in runs if (pairs := gradient_steps(run.metrics("naive_grpo")))}
-    if not points:
+    panels = [(run, *one, points) for run in runs for one, points in entropy.plain(run).items()]
+    if not panels:
         return None
-    columns = min(3, len(points))
-    lines = -(-len(points) // columns)
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
     drawn, axes = figure(9.2, 0.8 + 2.3 * lines, nrows=lines, ncols=columns, squeeze=False)
-    for axis in axes.flat[len(points) :]:
+    for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for (name, pairs), axis in zip(points.items(), axes.flat, strict=False):
-        axis.scatter(*zip(*pairs, strict=True), s=16, facecolors="none", edgecolors=BLUE, linewidths=0.9)
-        rho = spearman(*zip(*pairs, strict=True)) if len(pairs) > 2 else math.nan
-        axis.set_title(f"{name}: n = {len(pairs)}" + ("" if math.isnan(rho) else f", ρ = {rho:.2f}"), fontsize=9)
+    for (run, name, _, points), axis in zip(panels, axes.flat, strict=False):
+        axis.scatter(*zip(*points, strict=True), s=16, facecolors="none", edgecolors=BLUE, linewidths=0.9)
+        rho = entropy.rho(points)
+        title = f"{run.name} {name}: n = {len(points)}" + ("" if math.isnan(rho) else f", ρ = {rho:.2f}")
+        axis.set_title(title, fontsize=8)
     drawn.supxlabel("entropy (nats)", fontsize=9)
     drawn.supylabel("gradient norm", fontsize=9)
-    rows = [(name, entropy, norm) for name, pairs in points.items() for entropy, norm in pairs]
+    rows = [(run.name, name, *point) for run, name, _, points in panels for point in points]
     return Figure(
         f"entropy_norm-{scale}",
         f"Entropy against gradient norm, {scale} (the shape of Figure 9)",
-        "A point a step of naive GRPO, a panel a run; ρ is Spearman's, the paper has 0.96."
-        + _cut(("naive_grpo", run.cut("naive_grpo")) for run in runs if run.name in points),
+        "A point a step of GRPO without AEPO, a panel a training; ρ is Spearman's, the paper has 0.96."
+        + _cut((f"{run.name} {name}", run.cut(name, ablation)) for run, name, ablation, _ in panels),
         svg(drawn),
-        csv_text(("run", "entropy", "gradient_norm"), rows),
-        tuple((run.name, run.metrics_file("naive_grpo")) for run in runs if run.name in points),
+        csv_text(("run", "training", "entropy", "gradient_norm"), rows),
+        tuple((run.name, run.metrics_file(name, ablation)) for run, name, ablation, _ in panels),
     )
 
 
