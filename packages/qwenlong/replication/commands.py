@@ -1,4 +1,4 @@
-"""`qwenlong replicate run | status | pack | unpack`."""
+"""`qwenlong replicate check | run | status | pack | unpack`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,22 @@ Only = Annotated[list[str] | None, typer.Option(help="Only runs whose name begin
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Weights = Annotated[bool, typer.Option(help="Pack weights while there is room.")]
 Pieces = Annotated[int, typer.Option(min=1, help="Parts of 16 MiB at most; they may be carried one after the other.")]
+
+
+@app.command()
+def check(plan: PlanOption, only: Only = None, as_json: Json = False) -> None:
+    """Say what each run of a plan would do now, and which targets nobody makes; nothing is made.
+
+    Exit code 1 when a run is impossible. Before a machine is lent, where its results lie.
+    """
+    from dataclasses import asdict
+
+    from qwenlong.replication.foresight import foresee
+
+    with reported():
+        found = foresee(_chosen(plan, only))
+    print_result({"runs": [asdict(one) for one in found]}, "\n".join(one.said() for one in found), as_json)
+    raise typer.Exit(int(any(one.state == "impossible" for one in found)))
 
 
 @app.command()
@@ -67,7 +83,7 @@ def run(
         "seconds": round(time.monotonic() - began, 1),
         "packed": None if listed is None else {key: listed[key] for key in ("parts", "bytes", "omitted")},
     }
-    lines = [f"{outcome.name}: {outcome.state}, {outcome.seconds:.0f} s" for outcome in outcomes]
+    lines = [outcome.said() for outcome in outcomes]
     if listed is not None:
         lines.append(_said(listed, out))
     print_result(result, "\n".join(lines), as_json)

@@ -96,6 +96,12 @@ class Outcome:
     name: str
     state: str
     seconds: float
+    log: str = ""
+    """Output of what ran."""
+
+    def said(self) -> str:
+        """Return a line; of a run that failed with the file that says why."""
+        return f"{self.name}: {self.state}, {self.seconds:.0f} s" + (f": {self.log}" if self.state == "failed" else "")
 
 
 def command(run: Run, cores: int, shared: bool) -> list[str]:
@@ -198,8 +204,9 @@ def _ended(one: Active, stopped: bool) -> Outcome:
     seconds = one.record(state, code=code, ended=ended)
     if code == 0 and not one.shared:
         run.finish(seconds=seconds, ended=ended, environment=one.environment)
-    _LOG.info("%s: %s after %.0f s", run.name, state, seconds)
-    return Outcome(run.name, state, seconds)
+    outcome = Outcome(run.name, state, seconds, one.log.name)
+    (_LOG.error if state == "failed" else _LOG.info)("%s: %s after %.0f s", run.name, state, seconds)
+    return outcome
 
 
 def _stop(active: Sequence[Active], grace: float) -> list[Outcome]:

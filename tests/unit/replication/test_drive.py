@@ -81,6 +81,9 @@ def test_a_run_that_fails_does_not_hold_up_the_next(runs: list[plan.Run], monkey
     )
     outcomes = drive.drive(runs, seconds=60, cores=2, least=0.1)
     assert {o.name: o.state for o in outcomes} == {"one-18": "failed", "one-17": "complete"}
+    said = {o.name: o.said() for o in outcomes}
+    assert said["one-18"].endswith("s: results/small/seed_18/logs/replicate-one-18.log")
+    assert said["one-17"].startswith("one-17: complete, ") and "logs" not in said["one-17"]
     assert [run.complete() for run in runs] == [False, True]
 
 
