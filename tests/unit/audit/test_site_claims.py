@@ -36,6 +36,14 @@ def test_verdicts_by_hand() -> None:
     assert judged("greater", 1.0, 30.0, margin=2.0) == "supported"
 
 
+def test_where_the_papers_difference_lies_is_said() -> None:
+    """Whatever the verdict is: above, below, inside our interval, too few items, no size in the paper."""
+    ours = Estimate(0.3, -1.0, 1.7, 0.5, 800, 3)
+    assert [claims._outside(margin, ours) for margin in (2.6, -1.1, 1.7, None)] == ["above", "below", "", ""]
+    assert claims._outside(2.6, Estimate(0.3, -1.0, 1.7, 0.5, 19, 3)) == ""
+    assert claims._outside(2.6, Estimate(0.3, None, None, None, 800, 1)) == ""
+
+
 def test_floors_are_those_of_the_step_benchmark(root: Path) -> None:
     """SmolLM2-135M: the same sizes and seconds as benchmarks/gpu_floors.py writes out."""
     sys.path.insert(0, str(root / "benchmarks"))

@@ -144,6 +144,8 @@ def _compare(empty: Verdict, claim: Claim, runs: Sequence[Run]) -> Verdict:
         value = pair.estimate.value
         agrees = value >= 0 if claim.direction == "not_less" else (-value if claim.direction == "less" else value) > 0
         notes.insert(0, "as claimed, in one run" if agrees else "not as claimed, in one run")
+    elif side := _outside(claim.margin, pair.estimate):
+        notes.append(f"the paper's difference, {claim.margin:+.2f}, lies {side} the interval")
     return replace(
         empty,
         ours=tuple(shown),
@@ -153,6 +155,13 @@ def _compare(empty: Verdict, claim: Claim, runs: Sequence[Run]) -> Verdict:
         sources=tuple(dict.fromkeys(source for one in known for source in one.sources)),
         note="; ".join(notes),
     )
+
+
+def _outside(margin: float | None, value: Estimate) -> str:
+    """Say on which side of our interval the paper's difference lies; empty inside it, and where nothing is known."""
+    if margin is None or value.low is None or value.high is None or value.n < checks.MIN_ITEMS:
+        return ""
+    return "above" if margin > value.high else "below" if margin < value.low else ""
 
 
 def _pair(first: str, second: str, runs: Sequence[Run]) -> _Pair | None:
