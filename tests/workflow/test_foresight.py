@@ -36,7 +36,7 @@ def _check(folder: Path) -> tuple[int, dict[str, dict[str, Any]], str]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout without results, whose runs of seed 18 find the data that they share."""
+    """A checkout without results."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("Snakefile", "workflow", "configs", "packages", "models", "data"):
         (folder / name).symlink_to(ROOT / name)

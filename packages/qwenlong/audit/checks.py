@@ -83,6 +83,11 @@ def gradient_steps(rows: Sequence[Mapping[str, float]]) -> list[tuple[float, flo
     return [(row[keys[0]], row[keys[1]]) for row in taken if set(keys) <= row.keys()]
 
 
+def entropy_norm_rho(points: Sequence[tuple[float, float]]) -> float:
+    """Return Spearman's rho of entropy and gradient norm; nan for less than three steps, or where one is constant."""
+    return spearman(*zip(*points, strict=True)) if len(points) > 2 else math.nan
+
+
 def check_all(evaluations: Evaluations, config: Config, published: Published) -> list[Check]:
     """Return a check per claim, in the order of claims.yaml."""
     return [_check(claim, evaluations, config, published) for claim in published.claims]
@@ -169,7 +174,7 @@ def _compare(claim: Claim, paper: str, found: Sequence[tuple[Scores, str]]) -> C
 def _entropy_tracks_norm(claim: Claim, paper: str, results: Path) -> Check:
     # Without AEPO, as the figure shows it.
     points = gradient_steps(read_metrics(results / "stages" / "naive_grpo" / "policy" / "metrics.jsonl"))
-    rho = spearman(*zip(*points, strict=True)) if len(points) > 2 else math.nan
+    rho = entropy_norm_rho(points)
     if math.isnan(rho):
         note = f"{len(points)} steps of naive_grpo; three that differ are needed"
         return Check(claim.id, claim.direction, paper, "", None, None, "not measured", note)

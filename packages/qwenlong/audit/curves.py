@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from qwenlong.audit.checks import gradient_steps, spearman
+from qwenlong.audit.checks import entropy_norm_rho, gradient_steps
 from qwenlong.core.config import Config
 from qwenlong.core.records import TASKS
 from qwenlong.datacard.figures import BAND, BLUE, GREY, TASK_COLOURS, figure, svg
@@ -128,7 +128,7 @@ def entropy_against_norm(stages: Mapping[str, Rows]) -> str | None:
         pairs = gradient_steps(rows)
         colours = ["none" if row.get("aepo/masked") else BLUE for row in rows]
         axis.scatter(*zip(*pairs, strict=True), s=16, facecolors=colours, edgecolors=BLUE, linewidths=0.9)
-        rho = spearman(*zip(*pairs, strict=True)) if len(pairs) > 2 else math.nan
+        rho = entropy_norm_rho(pairs)
         said = "" if math.isnan(rho) else f", ρ = {rho:.2f}"
         axis.set_title(f"{name}: n = {len(pairs)}{said}", fontsize=9, loc="left")
     drawn.supxlabel("entropy (nats)", fontsize=9)

@@ -204,9 +204,8 @@ def _ended(one: Active, stopped: bool) -> Outcome:
     seconds = one.record(state, code=code, ended=ended)
     if code == 0 and not one.shared:
         run.finish(seconds=seconds, ended=ended, environment=one.environment)
-    outcome = Outcome(run.name, state, seconds, one.log.name)
     (_LOG.error if state == "failed" else _LOG.info)("%s: %s after %.0f s", run.name, state, seconds)
-    return outcome
+    return Outcome(run.name, state, seconds, one.log.name)
 
 
 def _stop(active: Sequence[Active], grace: float) -> list[Outcome]:

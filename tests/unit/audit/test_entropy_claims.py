@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict], di
     for seed in (17, 18):
         results, file = make(root, "nano", seed, models=("base",), rows=("grpo", "aepo"), steps=20)
         if seed == 17:
-            _unlike(results / NAIVE / "metrics.jsonl", metrics, 9)
-            _unlike(results / GRPO / "metrics.jsonl", metrics, 20)
+            _unlike(results / NAIVE / "metrics.jsonl", 9)
+            _unlike(results / GRPO / "metrics.jsonl", 20)
         runs.append(collect.Run(results, config_files.load(file), f"nano-s{seed}", "nano"))
         folders[seed] = results
     out = root / "bundle"
@@ -36,9 +35,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict], di
     return {row["id"]: row for row in tables["claims"]}, folders, out
 
 
-def _unlike(file: Path, write: Callable[[Path, int, int, bool], None], steps: int) -> None:
+def _unlike(file: Path, steps: int) -> None:
     """Write metrics whose gradient norms follow entropy but for the first third of the steps."""
-    write(file, steps, 5, False)
+    metrics(file, steps, 5, False)
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     for row in rows[: steps // 3]:
         row["actor/grad_norm"] += 10.0

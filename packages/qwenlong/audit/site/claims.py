@@ -216,7 +216,7 @@ def _status(claim: Claim, value: Estimate) -> Status:
         return "undecided"
     # In size, too: the paper's own difference lies in our interval, which is not so wide that any size would.
     margin = claim.margin
-    inside = margin is not None and value.low <= margin <= value.high and value.high - value.low <= 2 * abs(margin)
+    inside = margin is not None and not _outside(margin, value) and value.high - value.low <= 2 * abs(margin)
     return "reproduced" if inside else "supported"
 
 
@@ -230,11 +230,12 @@ def _rho(empty: Verdict, runs: Sequence[Run], paper: Any) -> Verdict:
     cut: list[str] = []
     steps = 0
     for run in runs:
-        trained = {one: points for one, points in entropy.plain(run).items() if not math.isnan(entropy.rho(points))}
+        rhos = {one: (checks.entropy_norm_rho(points), len(points)) for one, points in entropy.plain(run).items()}
+        trained = {one: known for one, known in rhos.items() if not math.isnan(known[0])}
         if not trained or any(one.seed == run.seed for one in seeds):
             continue
-        n = sum(map(len, trained.values()))
-        value = _through_fisher([entropy.rho(points) for points in trained.values()], n).value
+        n = sum(count for _, count in trained.values())
+        value = _through_fisher([rho for rho, _ in trained.values()], n).value
         seeds.append(Seed(run.name, run.seed, Estimate(value, None, None, None, n, 1)))
         sources += [Source(run.name, run.seed, run.metrics_file(*training)) for training in trained]
         cut += [f"{run.name}: {one[0]} stopped at {where}" for one in trained if (where := run.cut(*one))]

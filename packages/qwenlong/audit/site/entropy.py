@@ -6,8 +6,6 @@ that the recipe is compared with, and as the first row of the ablations. Both co
 
 from __future__ import annotations
 
-import math
-
 from qwenlong.audit import checks
 from qwenlong.audit.site.runs import Run
 
@@ -21,8 +19,3 @@ AEPO = "aepo"
 def plain(run: Run) -> dict[Training, list[tuple[float, float]]]:
     """Return entropy (nats) and gradient norm by step of a run's trainings of GRPO without AEPO that have any."""
     return {one: points for one in _PLAIN if (points := checks.gradient_steps(run.metrics(*one)))}
-
-
-def rho(points: list[tuple[float, float]]) -> float:
-    """Return Spearman's rho of entropy and gradient norm; NaN for less than three steps, or where one is constant."""
-    return checks.spearman(*zip(*points, strict=True)) if len(points) > 2 else math.nan

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qwenlong.audit import curves
+from qwenlong.audit.checks import entropy_norm_rho
 from qwenlong.audit.site import entropy
 from qwenlong.audit.site.cells import SeededTable
 from qwenlong.audit.site.runs import Run
@@ -141,7 +142,7 @@ def _entropy_norm(runs: Sequence[Run], scale: str) -> Figure | None:
         axis.set_visible(False)
     for (run, name, _, points), axis in zip(panels, axes.flat, strict=False):
         axis.scatter(*zip(*points, strict=True), s=16, facecolors="none", edgecolors=BLUE, linewidths=0.9)
-        rho = entropy.rho(points)
+        rho = entropy_norm_rho(points)
         title = f"{run.name} {name}: n = {len(points)}" + ("" if math.isnan(rho) else f", ρ = {rho:.2f}")
         axis.set_title(title, fontsize=8)
     drawn.supxlabel("entropy (nats)", fontsize=9)
