@@ -168,6 +168,12 @@ def test_memory_rl_trains_all_turns_with_one_reward_per_trajectory(world):
         assert line["rollout/trajectories"] == 6 and line["rollout/groups"] == 2
         assert line["rollout/turns_mean"] >= 2
         assert "aepo/masked" not in line
+    # What a checkpoint says of its step, for a kill before verl logs it, is what verl logs.
+    saved = [
+        json.loads(file.read_text())
+        for file in world.results.glob("state/stages/memory_rl/*/global_step_*/metrics.json")
+    ]
+    assert saved and all(steps[int(line["step"]) - 1].items() >= line.items() for line in saved)
 
 
 def test_the_registered_loss_is_equation_4():

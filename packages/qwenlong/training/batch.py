@@ -121,6 +121,9 @@ def plan(rows: Rows, stage: StageConfig, controller: aepo.EntropyController | No
         indices.sort(key=lambda i: rows.turn[i])
 
     kept, metrics = _kept(rows, members)
+    # verl logs the same under this name, but only after a step's checkpoint: a kill in between must not change it.
+    turns = mask[~torch.tensor(rows.padding)].sum(dim=1)
+    metrics["response_length/mean"] = float(turns.float().mean()) if len(turns) else 0.0
     weights = torch.zeros(rows.entropies.shape, dtype=torch.float32)
     count = len(rows.group)
     outcome = (torch.full((count,), math.nan, dtype=torch.float64), torch.zeros(count, dtype=torch.int64))
@@ -264,7 +267,6 @@ def _describe(
         "advantage/abs_mean": float(advantage.abs().mean()),
         "advantage/nonzero_share": float((advantage != 0).double().mean()),
         "rollout/groups": len(set(groups)),
-        "response_length/mean": float(lengths.double().mean()),
     }
     for task in sorted(set(tasks)):
         chosen = torch.tensor([name == task for name in tasks])

@@ -135,7 +135,9 @@ def test_trajectories_of_one_to_five_turns_by_hand() -> None:
     by_row = [v / 32 for v in expected[:6]] + [v / 18 for v in expected[6:]]
     assert column(result.weights[:11], lengths) == pytest.approx(by_row, rel=1e-6)
     assert not result.weights[11].any()
-    assert result.metrics["response_length/mean"] == 6.25 and result.metrics["rollout/trajectories"] == 4
+    # 25 tokens: of 11 turns, of 4 rollouts; what only fills up counts nowhere.
+    assert result.metrics["response_length/mean"] == pytest.approx(25 / 11, rel=1e-7)
+    assert result.metrics["response_length/t/mean"] == 6.25 and result.metrics["rollout/trajectories"] == 4
 
 
 def test_a_whole_batch_by_hand() -> None:
