@@ -20,6 +20,7 @@ from made_up_runs import configuration, make
 from qwenlong.audit.bundles import collect, layout
 from qwenlong.audit.commands import app
 from qwenlong.core.errors import DataError, UsageError
+from qwenlong.core.files import digest_value
 
 RUN = CliRunner()
 #: Few models and items: a bundle takes seconds.
@@ -251,6 +252,39 @@ def test_an_edit_with_a_new_manifest_is_named_too(copy: Path) -> None:
     assert any("report/tables.json: " in line for line in faults)
 
 
+def test_a_file_that_cannot_be_read_is_an_edit_whatever_the_manifest_says(copy: Path) -> None:
+    """Exit code 1 and not that of wrong usage: a setting that no configuration may have."""
+    file = copy / "runs/smollm2-s17/config.yaml"
+    file.write_text(file.read_text().replace("learning_rate: 2.0e-06", "learning_rate: fast", 1))
+    layout.write_manifest(copy)
+    code, faults = verify(copy)
+    assert code == 1 and any("config.yaml: training.learning_rate" in line for line in faults), faults
+
+
+def test_settings_in_a_sidecar_are_those_of_their_digest(runs: Path, tmp_path: Path) -> None:
+    """An edited one is named; where folders of the machine are taken out of them, they still agree."""
+    results = tmp_path / "results"
+    shutil.copytree(runs / "results" / "smollm2-s17", results)
+    side = results / "evaluation/base/heldout/predictions.jsonl.provenance.json"
+    value = json.loads(side.read_text())
+    value["config"]["values"]["run"] = {"results": str(results)}
+    value["config"]["digest"] = digest_value(value["config"]["values"])
+    side.write_text(json.dumps(value))
+    out = tmp_path / "bundle"
+    done = RUN.invoke(app, ["bundle", str(results), "--config", str(runs / "smollm2-s17.yaml"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert verify(out) == (0, [])
+    inside = out / "runs/smollm2-s17/evaluation/base/heldout/predictions.jsonl.provenance.json"
+    assert str(tmp_path) not in inside.read_text()
+    value = json.loads(inside.read_text())
+    value["config"]["values"]["run"]["results"] = "elsewhere"
+    inside.write_text(json.dumps(value))
+    layout.write_manifest(out)
+    code, faults = verify(out)
+    named = "runs/smollm2-s17/evaluation/base/heldout/predictions.jsonl: its sidecar's config.values give"
+    assert code == 1 and any(named in line and "expected" in line for line in faults), faults
+
+
 def test_a_new_page_vouches_for_no_prediction(copy: Path) -> None:
     """After an edit, `report --bundle` renews the digests of the site alone."""
     prediction(copy)
@@ -272,7 +306,8 @@ def test_files_that_are_not_there_or_not_known(copy: Path, tmp_path: Path) -> No
     (copy / layout.MANIFEST).unlink()
     assert any("manifest.json is missing" in line for line in verify(copy)[1])
     (copy / "link").symlink_to("/etc/passwd")
-    assert "is a link" in verify(copy)[1][0]
+    code, faults = verify(copy)
+    assert code == 1 and any("is a link" in line for line in faults)
     (tmp_path / "none").mkdir()
     assert RUN.invoke(app, ["report", "--bundle", str(tmp_path / "none")]).exit_code == 1
 

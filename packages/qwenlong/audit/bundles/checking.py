@@ -16,7 +16,7 @@ from qwenlong.audit.site.build import drawn_with, write
 from qwenlong.audit.site.runs import Opened, Run, opened
 from qwenlong.core import config_files
 from qwenlong.core.errors import DataError, QwenlongError
-from qwenlong.core.files import read_json, sha256_file
+from qwenlong.core.files import digest_value, read_json, sha256_file
 
 
 @dataclass
@@ -33,18 +33,18 @@ def verify(folder: Path) -> Checked:
 
     Raises DataError when the folder is no bundle at all.
     """
+    if not layout.is_bundle(folder):
+        raise DataError(f"{folder} is no bundle; make one with `qwenlong audit bundle`")
     checked = Checked()
-    _digests(folder, checked)
     try:
+        _digests(folder, checked)
         with opened(folder) as found, tempfile.TemporaryDirectory(prefix="qwenlong-verify-") as scratch:
             checked.faults += found.faults
             _runs(folder, found, checked)
             _scores(found, Path(scratch), checked)
             _site(folder, found, Path(scratch) / "report", checked)
     except QwenlongError as error:
-        if not checked.faults:
-            raise
-        # A broken file is named already; this is what follows from it.
+        # A file that cannot be read ends the check: whatever follows from it is not known.
         checked.faults.append(str(error))
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         # A file of another form than the commands write: an edit, whatever digests say.
@@ -104,7 +104,13 @@ def _sidecar(run: Run, place: str, name: str, sidecar: Mapping[str, Any]) -> Ite
     file = run.folder / name
     made = sidecar["output"]["digest"]
     if file.is_file() and (found := sha256_file(file)) != made:
-        yield f"{place}/{name}.gz: holds SHA-256 {found[:12]}, expected {made[:12]} (its sidecar)"
+        yield f"{place}/{layout.stored(name)}: holds SHA-256 {found[:12]}, expected {made[:12]} (its sidecar)"
+    recorded = sidecar.get("config", {})
+    if "values" in recorded:
+        # Where folders of a machine were taken out of the settings, their digest is another one.
+        expected = str(recorded.get("travelled") or recorded.get("digest"))
+        if (found := digest_value(recorded["values"])) != expected:
+            yield f"{place}/{name}: its sidecar's config.values give SHA-256 {found[:12]}, expected {expected[:12]}"
     if name.endswith("/scores.json"):
         data, benchmark = recorded_examples(sidecar), name.split("/")[-2]
         source = run.record["examples"].get(benchmark, "")

@@ -9,6 +9,7 @@ from typing import Any
 
 from qwenlong.audit.bundles import carrying, layout, unfinished
 from qwenlong.audit.bundles.foreign import taught_by_others
+from qwenlong.audit.bundles.travelling import Travels
 from qwenlong.core import config_files
 from qwenlong.core.config import Config
 from qwenlong.core.errors import DataError, UsageError
@@ -34,13 +35,17 @@ KEPT = (
     "bins/bins.json",
     "benchmarks/**/*.tsv",
 )
-#: Sidecars whose outputs are too large, or not part of a number; paths of the machine are taken out.
+#: Sidecars, also of outputs that are too large or not part of a number; paths of the machine are taken out.
 SIDECARS = (
     "models/*/provenance.json",
     "stages/*/policy/provenance.json",
     "ablations/*/policy/provenance.json",
     "ablations/*/model/provenance.json",
+    "corpus/corpus.json.provenance.json",
     "synthesis/*.provenance.json",
+    "data_card/card.json.provenance.json",
+    "verification/verification.json.provenance.json",
+    "difficulty/difficulty.json.provenance.json",
     "bins/*.provenance.json",
     "stages/*/score/*.provenance.json",
 )
@@ -200,7 +205,7 @@ def _collect(run: Run, folder: Path, environment: Mapping[str, Any]) -> Collecte
         return Collected(dict(run.earlier.record), list(run.earlier.left_out))
     root = folder / layout.RUNS / run.name
     shown = run.config.run.results if not Path(run.config.run.results).is_absolute() else f"results/{run.name}"
-    travels = _Travels(run.results, shown)
+    travels = Travels(run.results, shown, (*SIDECARS, *(f"{place}/*.provenance.json" for place in EVALUATIONS)))
     collected = Collected({})
     taken = 0
     foreign = {} if run.planned else taught_by_others(run.results, run.config)
@@ -260,41 +265,6 @@ def _home(path: Path, results: Path) -> str:
     """Return the first two folders below the results, which say of what model a file is; models' as evaluations'."""
     kind, *rest = path.relative_to(results).parts
     return "/".join(["evaluation" if kind == "models" else kind, *rest[:1]])
-
-
-class _Travels:
-    """Takes the folders of machines out of texts: a bundle is read elsewhere, a run may be from elsewhere."""
-
-    def __init__(self, results: Path, shown: str) -> None:
-        self._shown = shown
-        roots = dict.fromkeys([results.resolve().as_posix(), results.as_posix()])
-        # Where the run was made, as its sidecars name their outputs.
-        for pattern in (*SIDECARS, *(f"{place}/*.provenance.json" for place in EVALUATIONS)):
-            for file in sorted(results.glob(pattern)):
-                name = file.relative_to(results).as_posix().removesuffix("provenance.json").rstrip("./")
-                value = read_json(file)
-                recorded = value.get("output") if isinstance(value, dict) else None
-                path = str(recorded.get("path", "")) if isinstance(recorded, dict) else ""
-                if path.endswith(f"/{name}"):
-                    roots[path.removesuffix(f"/{name}")] = None
-        # Longer ones first: one may lie in another.
-        pairs = [pair for root in sorted(roots, key=len, reverse=True) for pair in self._of(root)]
-        self._pairs = [*pairs, (f"{Path.cwd().as_posix()}/", "")]
-
-    def _of(self, root: str) -> list[tuple[str, str]]:
-        """Return what replaces an absolute results folder, and the project's folder that it stands in."""
-        if not root.startswith("/") or root == "/":
-            return []
-        project = root.removesuffix(self._shown)
-        return [(root, self._shown), *([(project, "")] if project not in (root, "/") else [])]
-
-    def text(self, text: str) -> str:
-        for path, instead in self._pairs:
-            text = text.replace(path, instead)
-        return text
-
-    def json(self, file: Path) -> bytes:
-        return self.text(dump_json(read_json(file))).encode()
 
 
 def _evaluation_files(place: Path) -> list[Path]:

@@ -106,11 +106,15 @@ def differing(folder: Path, recorded: Mapping[str, str]) -> Iterator[tuple[str, 
             yield name, f"{name}: SHA-256 {found[:12]}, expected {recorded[name][:12]}"
 
 
+def stored(name: str) -> str:
+    """Return the name in the bundle of a file of a run: what its name says to be long is compressed."""
+    return f"{name}.gz" if name.endswith(LONG) else name
+
+
 def put(folder: Path, name: str, data: bytes) -> None:
     """Write one file of a bundle, compressed where its name says that it is long."""
-    long = name.endswith(LONG)
-    with atomic_file(folder / (f"{name}.gz" if long else name)) as partial:
-        partial.write_bytes(pack(data) if long else data)
+    with atomic_file(folder / stored(name)) as partial:
+        partial.write_bytes(pack(data) if name.endswith(LONG) else data)
 
 
 def unpack_run(folder: Path, name: str, to: Path, examples: Mapping[str, str]) -> list[str]:

@@ -63,7 +63,7 @@ def _made(run: Run, file: str) -> Made:
     asked = run.sidecars.get(file.replace("scores.json", "predictions.jsonl"), {}) if scored else sidecar
     mlflow = sidecar.get("mlflow_run_id") or asked.get("mlflow_run_id") or ""
     benchmark = file.split("/")[-2]
-    stored = f"{layout.RUNS}/{run.name}/{file}" + (".gz" if file.endswith(layout.LONG) else "")
+    stored = f"{layout.RUNS}/{run.name}/{layout.stored(file)}"
     inputs = sidecar.get("inputs", {})
     data = inputs.get("examples") or inputs.get("data") or inputs.get("samples") or {}
     return Made(
