@@ -70,6 +70,20 @@ def test_no_page_complains_or_scrolls_sideways(site: Path, tab: Browser) -> None
     assert tab.said == []
 
 
+def test_claims_are_read_without_scrolling(site: Path, tab: Browser) -> None:
+    """On a phone each claim is a card that names its parts; on a desktop its notes are not cut off."""
+    cut = "[...document.querySelectorAll('.cards')].filter(t => t.parentNode.scrollWidth > t.parentNode.clientWidth)"
+    label = "getComputedStyle(document.querySelector('.cards tbody td'), '::before').content"
+    for name, first in (("claims", '"verdict"'), ("index", '"paper"')):
+        tab.size(375, 800, False)
+        tab.open(site / f"{name}.html")
+        assert tab.run("document.querySelectorAll('.cards').length") >= 1
+        assert tab.run(f"{cut}.length") == 0 and tab.run(label) == first
+    tab.size(1300, 800, False)
+    tab.open(site / "claims.html")
+    assert tab.run(f"{cut}.length") == 0 and tab.run(label) == "none"
+
+
 def test_hostile_text_stays_text(site: Path, tab: Browser) -> None:
     """What models and questions say is shown, not run; a script of somebody else's is refused by the page's policy."""
     tab.open(site / "runs" / "nano-s17" / "report.html")
