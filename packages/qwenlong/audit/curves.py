@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from qwenlong.audit.checks import entropy_norm_rho, gradient_steps
 from qwenlong.core.config import Config
 from qwenlong.core.records import TASKS
-from qwenlong.datacard.figures import BAND, BLUE, GREY, TASK_COLOURS, figure, svg
+from qwenlong.datacard.figures import BAND, BLUE, GREY, TASK_COLOURS, figure, panels, svg
 
 Rows = Sequence[Mapping[str, float]]
 #: The recipe's own path; naive GRPO is drawn beside it.
@@ -77,18 +77,14 @@ def by_task(stages: Mapping[str, Rows], key: str) -> str | None:
     shown = [n for n in (*PATH, "naive_grpo") if any(key.format(t) in r for r in stages.get(n, ()) for t in TASKS)]
     if not shown:
         return None
-    columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    drawn, axes = figure(9.2, 0.5 + 2.1 * lines, nrows=lines, ncols=columns, sharey=True, squeeze=False)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_visible(False)
-    for name, axis in zip(shown, axes.flat, strict=False):
+    drawn, axes = panels(len(shown), 0.5, 2.1, sharey=True)
+    for name, axis in zip(shown, axes, strict=True):
         for task, colour in TASK_COLOURS.items():
             points = _series(stages[name], key.format(task))
             axis.plot(*points, color=colour, label=task, linewidth=1.1, marker="o", markersize=2)
         axis.set_title(name, fontsize=9, loc="left")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
     drawn.legend(handles, labels, frameon=False, fontsize=8, ncols=len(TASKS), loc="outside lower center")
     return svg(drawn)
 
@@ -119,12 +115,8 @@ def entropy_against_norm(stages: Mapping[str, Rows]) -> str | None:
     shown = {name: rows for name, rows in points.items() if rows}
     if not shown:
         return None
-    columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    drawn, axes = figure(9.2, 0.6 + 2.4 * lines, nrows=lines, ncols=columns, squeeze=False)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_visible(False)
-    for (name, rows), axis in zip(shown.items(), axes.flat, strict=False):
+    drawn, axes = panels(len(shown), 0.6, 2.4)
+    for (name, rows), axis in zip(shown.items(), axes, strict=True):
         pairs = gradient_steps(rows)
         colours = ["none" if row.get("aepo/masked") else BLUE for row in rows]
         axis.scatter(*zip(*pairs, strict=True), s=16, facecolors=colours, edgecolors=BLUE, linewidths=0.9)

@@ -23,6 +23,19 @@ def figure(width: float, height: float, **grid: Any) -> tuple[Any, Any]:
         return made, made.subplots(**grid)
 
 
+def panels(count: int, edge: float, each: float, **grid: Any) -> tuple[Any, list[Any]]:
+    """Return a figure of `count` panels, three in a line at most, and their axes in order.
+
+    `edge` are the inches for what stands around all lines, `each` the height of a line.
+    """
+    columns = min(3, count)
+    lines = -(-count // columns)
+    made, axes = figure(9.2, edge + each * lines, nrows=lines, ncols=columns, squeeze=False, **grid)
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)
+    return made, list(axes.flat[:count])
+
+
 def svg(made: Any) -> str:
     """Return a figure as SVG."""
     from matplotlib import rc_context

@@ -17,7 +17,7 @@ from qwenlong.audit.site import entropy
 from qwenlong.audit.site.cells import SeededTable
 from qwenlong.audit.site.runs import Run
 from qwenlong.core.config import RL_STAGES
-from qwenlong.datacard.figures import BLUE, figure, svg
+from qwenlong.datacard.figures import BLUE, figure, panels, svg
 
 #: Ablation rows that have a place in the paper's Figures 8 and 10, by table.
 STRATEGIES = {"table5": "Figure 8", "table4": "Figure 10", "table2": "Figure 8", "extra": "rows of ours"}
@@ -132,30 +132,26 @@ def _strategy(
 
 
 def _entropy_norm(runs: Sequence[Run], scale: str) -> Figure | None:
-    panels = [(run, *one, points) for run in runs for one, points in entropy.plain(run).items()]
-    if not panels:
+    trained = [(run, *one, points) for run in runs for one, points in entropy.plain(run).items()]
+    if not trained:
         return None
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    drawn, axes = figure(9.2, 0.8 + 2.3 * lines, nrows=lines, ncols=columns, squeeze=False)
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    for (run, name, _, points), axis in zip(panels, axes.flat, strict=False):
+    drawn, axes = panels(len(trained), 0.8, 2.3)
+    for (run, name, _, points), axis in zip(trained, axes, strict=True):
         axis.scatter(*zip(*points, strict=True), s=16, facecolors="none", edgecolors=BLUE, linewidths=0.9)
         rho = entropy_norm_rho(points)
         title = f"{run.name} {name}: n = {len(points)}" + ("" if math.isnan(rho) else f", ρ = {rho:.2f}")
         axis.set_title(title, fontsize=8)
     drawn.supxlabel("entropy (nats)", fontsize=9)
     drawn.supylabel("gradient norm", fontsize=9)
-    rows = [(run.name, name, *point) for run, name, _, points in panels for point in points]
+    rows = [(run.name, name, *point) for run, name, _, points in trained for point in points]
     return Figure(
         f"entropy_norm-{scale}",
         f"Entropy against gradient norm, {scale} (the shape of Figure 9)",
         "A point a step of GRPO without AEPO, a panel a training; ρ is Spearman's, the paper has 0.96."
-        + _cut((f"{run.name} {name}", run.cut(name, ablation)) for run, name, ablation, _ in panels),
+        + _cut((f"{run.name} {name}", run.cut(name, ablation)) for run, name, ablation, _ in trained),
         svg(drawn),
         csv_text(("run", "training", "entropy", "gradient_norm"), rows),
-        tuple((run.name, run.metrics_file(name, ablation)) for run, name, ablation, _ in panels),
+        tuple((run.name, run.metrics_file(name, ablation)) for run, name, ablation, _ in trained),
     )
 
 
