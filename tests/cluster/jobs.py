@@ -38,14 +38,14 @@ class Job:
         fields = dict(word.split("=", 1) for word in shown.split() if "=" in word)
         return fields["JobState"], int(fields["ExitCode"].split(":")[0])
 
-    def wait(self, seconds: float = 240) -> tuple[str, int]:
+    def wait(self, seconds: float = 480) -> tuple[str, int]:
         end = time.monotonic() + seconds
         while (state := self.state())[0] in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"):
             assert time.monotonic() < end, f"job {self.id} is {state[0]} after {seconds} s\n{self.text[-3000:]}"
             time.sleep(0.3)
         return state
 
-    def until(self, seen: Callable[[], object], what: str, seconds: float = 240) -> None:
+    def until(self, seen: Callable[[], object], what: str, seconds: float = 480) -> None:
         """Wait for something while the job runs."""
         end = time.monotonic() + seconds
         while not seen():

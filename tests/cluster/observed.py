@@ -46,7 +46,7 @@ class Observed:
     def _nodes(self) -> list[dict[int, str]]:
         return [node.processes() for node in self._cluster.nodes if node.init and node.init.poll() is None]
 
-    def until(self, seen: Callable[[], object], what: str, seconds: float = 120) -> None:
+    def until(self, seen: Callable[[], object], what: str, seconds: float = 300) -> None:
         """Wait for something while it runs."""
         end = time.monotonic() + seconds
         while not seen():
@@ -55,7 +55,7 @@ class Observed:
             assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s\n{jobs()}\n{self.said[-6000:]}"
             time.sleep(0.2)
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 300) -> int:
         """Return its exit code."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:

@@ -122,7 +122,7 @@ while :; do wait; sleep 1; done
     def first(self) -> int:
         """Return the id, as seen from outside, of the machine's process 1."""
         assert self.init is not None
-        for _ in range(100):
+        for _ in range(1200):
             below = Path(f"/proc/{self.init.pid}/task/{self.init.pid}/children").read_text().split()
             if below:
                 return int(below[0])
@@ -240,9 +240,9 @@ class Slurm:
             states = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
             return all(states.get(name) in ("idle", "mix", "alloc") for name in wanted)
 
-        self._wait(up, f"Slurm's {', '.join(wanted)}", 90)
+        self._wait(up, f"Slurm's {', '.join(wanted)}", 180)
 
-    def _wait(self, there: object, what: str, seconds: float = 30) -> None:
+    def _wait(self, there: object, what: str, seconds: float = 90) -> None:
         end = time.monotonic() + seconds
         while not there():  # type: ignore[operator]
             if time.monotonic() > end:

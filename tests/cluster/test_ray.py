@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import slurm as testbed
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.usefixtures("quiet")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500), pytest.mark.usefixtures("quiet")]
 COUNTING = Path(__file__).parent / "counting.py"
 
 

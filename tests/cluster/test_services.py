@@ -15,7 +15,7 @@ import slurm as testbed
 import yaml
 from observed import Observed, events
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.usefixtures("quiet")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500), pytest.mark.usefixtures("quiet")]
 ROOT = Path(__file__).resolve().parents[2]
 SERVER = ROOT / "tests/unit/serving/replica_server.py"
 FRAMES = ROOT / "tests/data/benchmarks/frames/frames_824_question_answer.jsonl"

@@ -12,7 +12,7 @@ import pytest
 
 from qwenlong.core.network import free_port
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 QWENLONG = [sys.executable, "-m", "qwenlong"]
 COUNTING = Path(__file__).parent / "counting.py"
 
