@@ -320,8 +320,6 @@ def clean() -> None:
         sh("ip", "netns", "del", name, check=False)
     while (left := sorted(link.name for link in Path("/sys/class/net").glob(f"{PREFIX}*"))) and time.monotonic() < end:
         time.sleep(0.1)
-    if left:
-        raise RuntimeError(f"links of the test cluster stay: {', '.join(left)}; remove each with `ip link del`")
     if CONF.exists() and CONF.read_text().startswith("# Written by tests/cluster"):
         CONF.unlink()
     if KEPT.exists():
@@ -329,6 +327,8 @@ def clean() -> None:
     for entry in STATE.iterdir():
         if entry.name != "lock":
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if left:
+        raise RuntimeError(f"links of the test cluster stay: {', '.join(left)}; remove each with `ip link del`")
 
 
 if __name__ == "__main__":
