@@ -42,11 +42,9 @@ def report(
 def _site(bundle: Path, out: Path, as_json: bool) -> None:
     from qwenlong.audit.bundles import layout
     from qwenlong.audit.site.build import build
-    from qwenlong.core.errors import DataError
     from qwenlong.core.files import atomic_directory
 
-    if not layout.is_bundle(bundle):
-        raise DataError(f"{bundle} is no bundle; make one with `qwenlong audit bundle`")
+    layout.expect_bundle(bundle)
     with atomic_directory(out) as fresh:
         build(bundle, fresh)
     if out.resolve() == (bundle / layout.REPORT).resolve():

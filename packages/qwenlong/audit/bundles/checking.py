@@ -33,8 +33,7 @@ def verify(folder: Path) -> Checked:
 
     Raises DataError when the folder is no bundle at all.
     """
-    if not layout.is_bundle(folder):
-        raise DataError(f"{folder} is no bundle; make one with `qwenlong audit bundle`")
+    layout.expect_bundle(folder)
     checked = Checked()
     try:
         _digests(folder, checked)
@@ -101,10 +100,10 @@ def _files(run: Run) -> list[Path]:
 
 
 def _sidecar(run: Run, place: str, name: str, sidecar: Mapping[str, Any]) -> Iterator[str]:
-    file = run.folder / name
+    file, shown = run.folder / name, f"{place}/{layout.stored(name)}"
     made = sidecar["output"]["digest"]
     if file.is_file() and (found := sha256_file(file)) != made:
-        yield f"{place}/{layout.stored(name)}: holds SHA-256 {found[:12]}, expected {made[:12]} (its sidecar)"
+        yield f"{shown}: holds SHA-256 {found[:12]}, expected {made[:12]} (its sidecar)"
     recorded = sidecar.get("config", {})
     if "values" in recorded:
         # Where folders of a machine were taken out of the settings, their digest is another one.
@@ -116,7 +115,7 @@ def _sidecar(run: Run, place: str, name: str, sidecar: Mapping[str, Any]) -> Ite
         source = run.record["examples"].get(benchmark, "")
         local = run.folder / "synthesis" / f"{benchmark}{Path(source).suffix}"
         if data is not None and local.is_file() and (found := sha256_file(local)) != data["digest"]:
-            yield f"{source}: SHA-256 {found[:12]}, expected {data['digest'][:12]} (examples of {place}/{name}.gz)"
+            yield f"{source}: SHA-256 {found[:12]}, expected {data['digest'][:12]} (examples of {shown})"
     if name.endswith("/predictions.jsonl"):
         for where, a, b in asked_otherwise(run.config, sidecar):
             yield f"{place}/config.yaml: evaluation.{where} = {a!r}, expected {b!r} (sidecar of {name})"

@@ -55,6 +55,12 @@ def is_bundle(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() or (folder / INDEX).is_file()
 
 
+def expect_bundle(folder: Path) -> None:
+    """Raise DataError for a folder that is no bundle."""
+    if not is_bundle(folder):
+        raise DataError(f"{folder} is no bundle; make one with `qwenlong audit bundle`")
+
+
 def files(folder: Path) -> Iterator[str]:
     """Yield the names of all files of a bundle but the manifest, in order.
 

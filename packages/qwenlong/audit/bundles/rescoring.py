@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwenlong.audit.bundles import layout
 from qwenlong.audit.site.runs import Run
 from qwenlong.core.errors import QwenlongError
 from qwenlong.core.files import read_json, write_jsonl
@@ -55,7 +56,7 @@ def jobs(runs: Sequence[Run], scratch: Path) -> list[Job]:
                     "seed": run.sidecars.get(name, {}).get("seed", run.seed),
                     "out": str(again),
                 }
-                found.append(Job(run.name, f"runs/{run.name}/{name}.gz", file, again, values))
+                found.append(Job(run.name, f"{layout.RUNS}/{run.name}/{layout.stored(name)}", file, again, values))
     return found
 
 

@@ -44,11 +44,12 @@ class Travels:
 
     def json(self, file: Path) -> bytes:
         """Return a JSON file as it travels; a sidecar whose settings named folders gets their digest without these."""
-        before = dump_json(read_json(file))
+        old = read_json(file)
+        before = dump_json(old)
         after = self.text(before)
         if after == before:
             return before.encode()
-        old, new = (json.loads(text) for text in (before, after))
+        new = json.loads(after)
         used = new.get("config") if isinstance(new, dict) else None
         if isinstance(used, dict) and "values" in used:
             values, digest = old["config"]["values"], used.get("digest")
