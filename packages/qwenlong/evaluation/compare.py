@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from qwenlong.core import seeds
 from qwenlong.core.errors import DataError
 from qwenlong.core.files import read_json
 from qwenlong.evaluation import metrics
@@ -161,8 +160,4 @@ def _tests(
 def _resampled(differences: Mapping[str, Sequence[float]], average: str, seed: int) -> metrics.Floats:
     if average == "items":
         differences = {SEED: [value for values in differences.values() for value in values]}
-    each = [
-        metrics.resampled_means(values, seeds.derive(seed, "bootstrap", name))
-        for name, values in sorted(differences.items())
-    ]
-    return np.mean(each, axis=0)  # type: ignore[no-any-return]
+    return metrics.resampled_averages(dict(sorted(differences.items())), seed)

@@ -95,17 +95,27 @@ def test_the_k_of_pass_at_k() -> None:
     assert [metrics.powers(n) for n in (1, 2, 3, 4, 32)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4], [1, 2, 4, 8, 16, 32]]
 
 
-def test_resamples_of_few_values_are_those_of_indices() -> None:
-    """Counts of each value drawn at once have the distribution of drawing item by item."""
-    values = [0.0] * 30 + [0.5] * 20 + [1.0] * 50
-    fast = metrics.resampled_means(values, 3)
+@pytest.mark.parametrize("values", [[0.0, 1.0, 1.0], [0.1 * place for place in range(77)], [1 / 3, 0.7] * 20])
+def test_resamples_are_the_same_bits_everywhere(values: list[float]) -> None:
+    """Written out in whole numbers and sums from left to right, so that no release of numpy and no processor counts."""
+    source = np.random.PCG64(3)
+    totals = [0.0] * metrics.RESAMPLES
+    for _ in values:
+        for pair in range(metrics.RESAMPLES // 2):
+            raw = int(source.random_raw())
+            for place, half in enumerate((raw % 2**32, raw // 2**32)):
+                totals[2 * pair + place] += values[half * len(values) // 2**32]
+    assert metrics.resampled_means(values, 3).tolist() == [total / len(values) for total in totals]
+
+
+@pytest.mark.parametrize("values", [[0.0] * 30 + [0.5] * 20 + [1.0] * 50, list(np.linspace(0, 1, 200))])
+def test_resamples_draw_every_item_alike(values: list[float]) -> None:
+    """The distribution is that of drawing items one by one with numpy's own generator."""
+    drawn = metrics.resampled_means(values, 3)
     array, generator = np.asarray(values), np.random.default_rng(5)
-    slow = array[generator.integers(0, 100, (20_000, 100))].mean(axis=1)
-    assert stats.ks_2samp(fast, slow).pvalue > 0.001
-    assert fast.std() == pytest.approx(array.std() / 10, rel=0.1)
-    # Above the limit items are drawn, and give the same spread.
-    many = metrics.resampled_means(list(np.linspace(0, 1, 200)), 3)
-    assert many.std() == pytest.approx(np.linspace(0, 1, 200).std() / np.sqrt(200), rel=0.1)
+    expected = array[generator.integers(0, len(array), (20_000, len(array)))].mean(axis=1)
+    assert stats.ks_2samp(drawn, expected).pvalue > 0.001
+    assert drawn.std() == pytest.approx(array.std() / np.sqrt(len(array)), rel=0.1)
 
 
 @settings(max_examples=30)
