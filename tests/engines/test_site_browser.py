@@ -14,6 +14,8 @@ from qwenlong.audit.bundles import collect
 
 pytestmark = pytest.mark.engines
 
+REPORT = Path(__file__).parents[2] / "reports" / "h200" / "report"
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -71,17 +73,19 @@ def test_no_page_complains_or_scrolls_sideways(site: Path, tab: Browser) -> None
 
 
 def test_claims_are_read_without_scrolling(site: Path, tab: Browser) -> None:
-    """On a phone each claim is a card that names its parts; on a desktop its notes are not cut off."""
-    cut = "[...document.querySelectorAll('.cards')].filter(t => t.parentNode.scrollWidth > t.parentNode.clientWidth)"
+    """On a phone each claim is a card that names its parts; on a desktop no column is cut off."""
+    cut = "[...document.querySelectorAll('%s')].filter(t => t.parentNode.scrollWidth > t.parentNode.clientWidth).length"
     label = "getComputedStyle(document.querySelector('.cards tbody td'), '::before').content"
     for name, first in (("claims", '"verdict"'), ("index", '"paper"')):
         tab.size(375, 800, False)
         tab.open(site / f"{name}.html")
         assert tab.run("document.querySelectorAll('.cards').length") >= 1
-        assert tab.run(f"{cut}.length") == 0 and tab.run(label) == first
-    tab.size(1300, 800, False)
-    tab.open(site / "claims.html")
-    assert tab.run(f"{cut}.length") == 0 and tab.run(label) == "none"
+        assert tab.run(cut % ".cards") == 0 and tab.run(label) == first
+    tab.size(1280, 800, False)
+    for name in ("index", "claims", "tables"):
+        tab.open(REPORT / f"{name}.html")
+        assert tab.run("document.querySelectorAll('.wide > table').length") >= 1
+        assert tab.run(cut % ".wide > table") == 0, name
 
 
 def test_hostile_text_stays_text(site: Path, tab: Browser) -> None:

@@ -139,7 +139,7 @@ def _compare(empty: Verdict, claim: Claim, runs: Sequence[Run]) -> Verdict:
     if pair.estimate.n < checks.MIN_ITEMS:
         notes.append(f"{pair.estimate.n} common items, too few to tell")
     if claim.direction == "not_less":
-        notes.append(f"kept: the interval stays above -{KEEPS:g} points")
+        notes.append(f"counts as kept where the whole interval lies above -{KEEPS:g} points")
     if states[weakest] == "seen once":
         value = pair.estimate.value
         agrees = value >= 0 if claim.direction == "not_less" else (-value if claim.direction == "less" else value) > 0
