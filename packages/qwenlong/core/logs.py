@@ -72,7 +72,9 @@ def command_line(arguments: Sequence[str] | None = None) -> list[str]:
     """Return the command line (default: this process's) with secrets redacted, the program as its bare name."""
     words = list(sys.argv if arguments is None else arguments)
     if words:
-        words[0] = os.path.basename(words[0])
+        folder, name = os.path.split(words[0])
+        # `python -m qwenlong` runs qwenlong/__main__.py: what is typed again is the package's name.
+        words[0] = os.path.basename(folder) if name == "__main__.py" and folder else name
     shown: list[str] = []
     for position, word in enumerate(words):
         before = words[position - 1] if position else ""

@@ -89,6 +89,12 @@ def test_nested_values_are_redacted_by_key() -> None:
     assert clean["urls"] == [f"http://{logs.REDACTED}@h/"] and clean["key"] == ""
 
 
+@pytest.mark.parametrize("program", ["/opt/bin/qwenlong", "/opt/site/qwenlong/__main__.py", "qwenlong"])
+def test_a_command_line_can_be_typed_again(program: str) -> None:
+    """The program has its name, also when it ran as a module."""
+    assert logs.command_line([program, "doctor"]) == ["qwenlong", "doctor"]
+
+
 def test_command_line_is_redacted() -> None:
     words = ["/opt/venv/bin/qwenlong", "agent", "--api-key", "short", "--token=short", "--max-tokens", "5", SECRET]
     assert logs.command_line(words) == [
