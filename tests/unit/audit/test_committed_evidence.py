@@ -28,3 +28,13 @@ def test_its_numbers_are_of_models_that_ran() -> None:
     tables = read_json(PLACE / layout.REPORT / "tables.json")
     assert tables["sources"] and all(source["commit"] for source in tables["sources"])
     assert not [source for source in tables["sources"] if source["commit"].endswith("-dirty")]
+
+
+def test_what_is_shown_of_a_claim_differs_by_what_is_estimated() -> None:
+    """Both means are of the seeds that have both models, whatever other seeds have of one of them."""
+    tables = read_json(PLACE / layout.REPORT / "tables.json")
+    pairs = [v for v in tables["claims"] if v["unit"] == "points" and v["value"] is not None and len(v["ours"]) == 2]
+    assert len(pairs) > 20
+    for claim in pairs:
+        first, second = map(float, claim["ours"])
+        assert abs(first - second - claim["value"]) < 0.1001, claim["key"]

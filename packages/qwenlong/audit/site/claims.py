@@ -132,7 +132,9 @@ def _compare(empty: Verdict, claim: Claim, runs: Sequence[Run]) -> Verdict:
     if "contradicted" in states and states[weakest] != "seen once":
         weakest = states.index("contradicted")
     pair = known[weakest]
-    shown = [_mean(cell, runs) for cell in cells]
+    # Of the seeds that have all: otherwise they would not differ by what is estimated.
+    whole = [run for run in runs if all(checks.scores_of(cell, run.evaluations) for cell in cells)]
+    shown = [_mean(cell, whole or runs) for cell in cells]
     notes = ["the weakest of the steps is shown"] if len(known) > 1 else []
     if any(cell.endswith(".mrcr") for cell in cells):
         notes.append("dialogue_memory stands in for MRCR")
