@@ -150,6 +150,8 @@ def _nano(
         )
     finally:
         torch.use_deterministic_algorithms(deterministic)
+        # The process's default, and torch cannot tell what was set before.
+        torch.set_flush_denormal(False)
     last = losses[-20:]
     report = {
         "warmup": {

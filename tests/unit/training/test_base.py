@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -152,6 +154,13 @@ def test_interrupted_warm_up_goes_on_to_the_same_bytes(
     assert trained == list(range(6, 13))
     assert not state.exists()
     assert digest_path(tmp_path / "model") == digest_path(made)
+
+
+def test_a_warm_up_leaves_the_arithmetic_of_its_process_as_it_was(folder: Path, tmp_path: Path) -> None:
+    """Denormal numbers are zero while it trains alone: whatever else runs in the process computes with them."""
+    smallest = np.asarray([sys.float_info.min])
+    base.make(config(tmp_path / "results"), folder, tmp_path / "model", *data())
+    assert (smallest / 2 > 0).all() and not torch.are_deterministic_algorithms_enabled()
 
 
 def test_state_of_another_configuration_is_not_used(folder: Path, tmp_path: Path) -> None:
