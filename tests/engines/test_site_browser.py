@@ -81,6 +81,9 @@ def test_claims_are_read_without_scrolling(site: Path, tab: Browser) -> None:
         tab.open(site / f"{name}.html")
         assert tab.run("document.querySelectorAll('.cards').length") >= 1
         assert tab.run(cut % ".cards") == 0 and tab.run(label) == first
+    tab.size(1300, 800, False)
+    tab.open(site / "claims.html")
+    assert tab.run(cut % ".cards") == 0 and tab.run(label) == "none"
     tab.size(1280, 800, False)
     for name in ("index", "claims", "tables"):
         tab.open(REPORT / f"{name}.html")

@@ -103,12 +103,10 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any], seed: int) -> d
     if not groups:
         raise DataError("no item is scored in both; compare runs on the same data")
     table = {name: metrics.mean(values, seed, SEED) for name, values in differences.items()}
-    means = _resampled(groups, first.get("average", "groups"), seed)
-    table["avg"] = (
-        metrics.average(groups, seed)
-        if first.get("average", "groups") == "groups"
-        else metrics.mean([value for values in groups.values() for value in values], seed, SEED)
-    )
+    if first.get("average", "groups") != "groups":
+        groups = {SEED: [value for values in groups.values() for value in values]}
+    table["avg"] = metrics.average(groups, seed)
+    means = metrics.resampled_averages(groups, seed)
     return {
         "benchmark": first["benchmark"],
         "headline": first.get("headline", ""),
@@ -155,9 +153,3 @@ def _tests(
     named["avg"] = [pair for name in members["groups"] for pair in pairs.get(name, ())]
     found = {name: metrics.mcnemar([x for x, _ in rows], [y for _, y in rows]) for name, rows in named.items()}
     return {name: test for name, test in found.items() if test is not None}
-
-
-def _resampled(differences: Mapping[str, Sequence[float]], average: str, seed: int) -> metrics.Floats:
-    if average == "items":
-        differences = {SEED: [value for values in differences.values() for value in values]}
-    return metrics.resampled_averages(dict(sorted(differences.items())), seed)

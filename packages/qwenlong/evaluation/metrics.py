@@ -38,9 +38,9 @@ def resampled_means(values: Sequence[float], seed: int) -> Floats:
 
 
 def resampled_averages(groups: Mapping[str, Sequence[float]], seed: int) -> Floats:
-    """Return the unweighted means over groups [RESAMPLES] of bootstrap resamples within each group, in their order."""
+    """Return the unweighted means over groups [RESAMPLES] of bootstrap resamples within each group, by name."""
     total = np.zeros(RESAMPLES)
-    for name, values in groups.items():
+    for name, values in sorted(groups.items()):
         total += resampled_means(values, seeds.derive(seed, "bootstrap", name))
     return total / len(groups)
 
@@ -68,7 +68,7 @@ def average(groups: Mapping[str, Sequence[float]], seed: int) -> dict[str, Any]:
 
     Groups without items are left out; n is the number of items of all groups.
     """
-    filled = {name: values for name, values in sorted(groups.items()) if values}
+    filled = {name: values for name, values in groups.items() if values}
     n = sum(map(len, filled.values()))
     if not filled:
         return {"value": None, "ci95": None, "n": 0}
